@@ -1,0 +1,246 @@
+"""Records to bytes and back: msgpack, and extension types for what msgpack lacks.
+
+A value round-trips exactly, type included, or is refused with the path of the offender. So packing is strict: a
+subclass (an `IntEnum`, a named tuple, a numpy number) would come back as something else and is refused.
+
+The codes and layouts of the extension types are part of the log's format: never change one, add another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgpack
+
+from maestro_shm.records import Event
+
+MAX_DEPTH: Final = 100
+"""How deeply containers may be nested in a body."""
+
+TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_, INTEGER = range(1, 11)
+
+_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
+# The packer takes these as they are, but they would come back as another type.
+_LOOKALIKES: Final = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
+_NEED_A_LOOK: Final = _CONTAINERS | _LOOKALIKES
+_KEYS: Final = frozenset({str, int})
+
+
+_new: Final = object.__new__
+_set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = (
+    Event.__dict__[name].__set__
+    for name in ("aggregate_id", "sequence", "type", "body", "timestamp", "position", "metadata")
+)
+
+
+class UnstorableError(ValueError):
+    """A value cannot be stored; `path` leads to the offender, `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def pack(**fields: Any) -> bytes:
+    """The bytes of some values in a row. Raises `UnstorableError` with a path that begins with the field's name."""
+    values = list(fields.values())
+    try:
+        packed: bytes = msgpack.packb(values, default=_to_extension, strict_types=True)
+        for value in values:
+            if type(value) in _NEED_A_LOOK:
+                _check(value, 1)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        for name, value in fields.items():
+            if offence := _find_offender(value, name, 0):
+                raise offence from None
+        raise UnstorableError(next(iter(fields)), str(error)) from None
+    return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """The list of values that `pack` made these bytes of."""
+    return msgpack.unpackb(packed, ext_hook=_from_extension, strict_map_key=False)
+
+
+def pack_event(event: Event) -> bytes:
+    """What a store keeps of an event beside its aggregate, sequence, timestamp and position."""
+    return pack(type=event.type, body=event.body, metadata=event.metadata)
+
+
+def unpack_event(aggregate_id: str, sequence: int, timestamp: int, position: int, packed: bytes) -> Event:
+    """The event as it was committed.
+
+    It goes past the dataclass's `__init__`, which a frozen class makes slow (1.2 µs against 0.5 µs), to the slots.
+    """
+    kind, body, metadata = msgpack.unpackb(packed, ext_hook=_from_extension, strict_map_key=False)
+    event = _new(Event)
+    _set_aggregate_id(event, aggregate_id)
+    _set_sequence(event, sequence)
+    _set_type(event, kind)
+    _set_body(event, body)
+    _set_timestamp(event, timestamp)
+    _set_position(event, position)
+    _set_metadata(event, metadata)
+    return event
+
+
+def _check(value: Any, depth: int) -> None:
+    """What the packer lets through: lookalikes, keys other than `str` and `int`, any depth within an extension."""
+    if type(value) in _LOOKALIKES:
+        raise TypeError
+    if depth > MAX_DEPTH:
+        raise ValueError
+    if type(value) is dict:
+        for key in value:
+            if type(key) not in _KEYS:
+                raise TypeError
+        value = value.values()
+    for item in value:
+        if type(item) in _NEED_A_LOOK:
+            _check(item, depth + 1)
+
+
+def _find_offender(value: Any, path: str, depth: int) -> UnstorableError | None:
+    """Walk the value again, slowly, for the path of what was refused."""
+    if depth > MAX_DEPTH:
+        return UnstorableError(f"{path[:40]}…", f"cannot store containers nested over {MAX_DEPTH} deep")
+    if type(value) not in _CONTAINERS:
+        return _offence(value, path)
+    if type(value) is dict:
+        for key in value:
+            if type(key) not in _KEYS:
+                return UnstorableError(path, f"cannot store the key {key!r} of type {_type_name(key)}; use str or int")
+            if offence := _offence(key, f"{path} key"):
+                return offence
+    for item_path, item in _items(value, path):
+        if offence := _find_offender(item, item_path, depth + 1):
+            return offence
+    return None
+
+
+def _items(container: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if type(container) is dict:
+        return ((f"{path}[{key!r}]", item) for key, item in container.items())
+    if type(container) in (set, frozenset):
+        return ((f"{path}{{{item!r}}}", item) for item in container)
+    return ((f"{path}[{index}]", item) for index, item in enumerate(container))
+
+
+def _offence(value: Any, path: str) -> UnstorableError | None:
+    if type(value) in _LOOKALIKES:
+        return UnstorableError(path, f"cannot store a value of type {_type_name(value)}: it would not come back as one")
+    try:
+        msgpack.packb(value, default=_to_extension, strict_types=True)
+    except UnicodeEncodeError as error:
+        return UnstorableError(path, f"cannot store a str that is not valid Unicode: {error.reason}")
+    except (TypeError, ValueError, OverflowError) as error:
+        return UnstorableError(path, f"cannot store a value of type {_type_name(value)}: {error}")
+    return None
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _to_extension(value: Any) -> msgpack.ExtType:
+    try:
+        code, encode = _ENCODERS[type(value)]
+    except KeyError:
+        msg = "no exact way back from bytes"
+        raise TypeError(msg) from None
+    return msgpack.ExtType(code, encode(value))
+
+
+def _from_extension(code: int, data: bytes) -> Any:
+    return _DECODERS[code](data)
+
+
+def _pack_items(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(list(value), default=_to_extension, strict_types=True)
+    return packed
+
+
+def _zone_to_value(zone: tzinfo | None) -> Any:
+    if zone is None:
+        return None
+    if type(zone) is ZoneInfo and zone.key is not None:
+        return zone.key
+    if type(zone) is timezone:
+        offset = zone.utcoffset(None)
+        named = zone.tzname(None) != timezone(offset).tzname(None)
+        return [offset.days, offset.seconds, offset.microseconds, zone.tzname(None) if named else None]
+    msg = f"its time zone is a {_type_name(zone)}; use datetime.timezone or zoneinfo.ZoneInfo"
+    raise TypeError(msg)
+
+
+def _zone_from_value(value: Any) -> tzinfo | None:
+    if value is None:
+        return None
+    if type(value) is str:
+        return ZoneInfo(value)
+    days, seconds, microseconds, name = value
+    offset = timedelta(days, seconds, microseconds)
+    if name is not None:
+        return timezone(offset, name)
+    return timezone(offset) if offset else UTC
+
+
+def _encode_datetime(value: datetime) -> bytes:
+    clock = [value.hour, value.minute, value.second, value.microsecond]
+    return _pack_items([value.year, value.month, value.day, *clock, value.fold, _zone_to_value(value.tzinfo)])
+
+
+def _decode_datetime(data: bytes) -> datetime:
+    *parts, fold, zone = unpack(data)
+    return datetime(*parts, fold=fold).replace(tzinfo=_zone_from_value(zone))  # noqa: DTZ001 (it may well be naive)
+
+
+def _encode_time(value: time) -> bytes:
+    clock = [value.hour, value.minute, value.second, value.microsecond]
+    return _pack_items([*clock, value.fold, _zone_to_value(value.tzinfo)])
+
+
+def _decode_time(data: bytes) -> time:
+    *parts, fold, zone = unpack(data)
+    return time(*parts, fold=fold).replace(tzinfo=_zone_from_value(zone))
+
+
+def _encode_integer(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, signed=True)
+
+
+_ENCODERS: Final[dict[type, tuple[int, Callable[[Any], bytes]]]] = {
+    tuple: (TUPLE, _pack_items),
+    set: (SET, _pack_items),
+    frozenset: (FROZENSET, _pack_items),
+    datetime: (DATETIME, _encode_datetime),
+    date: (DATE, lambda value: _pack_items([value.year, value.month, value.day])),
+    time: (TIME, _encode_time),
+    timedelta: (TIMEDELTA, lambda value: _pack_items([value.days, value.seconds, value.microseconds])),
+    Decimal: (DECIMAL, lambda value: str(value).encode()),
+    UUID: (UUID_, lambda value: value.bytes),
+    int: (INTEGER, _encode_integer),  # msgpack's own end at 64 bits
+}
+
+_DECODERS: Final[dict[int, Callable[[bytes], Any]]] = {
+    TUPLE: lambda data: tuple(unpack(data)),
+    SET: lambda data: set(unpack(data)),
+    FROZENSET: lambda data: frozenset(unpack(data)),
+    DATETIME: _decode_datetime,
+    DATE: lambda data: date(*unpack(data)),
+    TIME: _decode_time,
+    TIMEDELTA: lambda data: timedelta(*unpack(data)),
+    DECIMAL: lambda data: Decimal(data.decode()),
+    UUID_: lambda data: UUID(bytes=data),
+    INTEGER: lambda data: int.from_bytes(data, signed=True),
+}

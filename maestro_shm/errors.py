@@ -1,0 +1,145 @@
+"""The errors of this package, all under `MaestroError`.
+
+Rules kept here: every error hands all its facts to `Exception.__init__`, so that it survives `pickle` and the wire
+(both rebuild it as `cls(*args)`), carries them as attributes, and builds its text from them when asked.
+"""
+
+from __future__ import annotations
+
+
+class MaestroError(Exception):
+    """Base of every error that this package raises on its own account."""
+
+
+class StoreError(MaestroError):
+    """Base of what a store refuses or fails to do."""
+
+
+class SequenceConflictError(StoreError):
+    """A writer is behind: the event's sequence number is not above the last one stored for its aggregate.
+
+    Nothing of the commit was stored. Catch up with the aggregate and evaluate the command again, as
+    `Aggregate.evaluate` does by itself. This is the `:retry_command` of Elixir's Maestro.
+    """
+
+    def __init__(self, aggregate_id: str, sequence: int, last_sequence: int) -> None:
+        super().__init__(aggregate_id, sequence, last_sequence)
+        self.aggregate_id = aggregate_id
+        self.sequence = sequence
+        self.last_sequence = last_sequence
+
+    def __str__(self) -> str:
+        return (
+            f"aggregate {self.aggregate_id!r} is already at sequence {self.last_sequence}, "
+            f"so an event with sequence {self.sequence} comes too late; catch up and evaluate the command again"
+        )
+
+
+class InvalidEventError(StoreError):
+    """An event, a snapshot or an argument of a read breaks a rule of the data; nothing was changed.
+
+    `reason` says which rule, with the value that broke it; `aggregate_id` and `sequence` say where, if known.
+    """
+
+    def __init__(self, reason: str, aggregate_id: object = None, sequence: object = None) -> None:
+        super().__init__(reason, aggregate_id, sequence)
+        self.reason = reason
+        self.aggregate_id = aggregate_id
+        self.sequence = sequence
+
+    def __str__(self) -> str:
+        if self.aggregate_id is None:
+            return self.reason
+        return f"{self.reason} (aggregate {self.aggregate_id!r}, sequence {self.sequence!r})"
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or used: no server, a wrong directory, an unknown target."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(target, reason)
+        self.target = target
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"store {self.target!r}: {self.reason}"
+
+
+class StoreClosedError(StoreError):
+    """The handle was closed, or its store was destroyed; connect again."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.target = target
+
+    def __str__(self) -> str:
+        return f"store {self.target!r} is closed; call maestro_shm.connect() for a new handle"
+
+
+class StoreFullError(StoreError):
+    """There is no room for a commit. Nothing of it was stored; reads go on; commits work again once there is room.
+
+    `needed` and `available` are bytes on the file system of `directory`.
+    """
+
+    def __init__(self, directory: str, needed: int, available: int) -> None:
+        super().__init__(directory, needed, available)
+        self.directory = directory
+        self.needed = needed
+        self.available = available
+
+    def __str__(self) -> str:
+        return (
+            f"no room in {self.directory!r}: {self.needed:,} bytes needed, {self.available:,} available; "
+            "free some space, enlarge the file system (a container's shared memory: docker run --shm-size=1g), "
+            "or connect to a path on a larger disk"
+        )
+
+
+class CorruptLogError(StoreError):
+    """Bytes of a store's file are not what was written there."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(path, offset, reason)
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path!r} is damaged at offset {self.offset}: {self.reason}"
+
+
+class InvalidCommandError(MaestroError):
+    """Raised by a command handler to refuse a command; it reaches the caller of `evaluate`, nothing is committed."""
+
+
+class InvalidHandlerError(MaestroError):
+    """An aggregate lacks the handler for a command's or event's type, or a handler breaks its contract."""
+
+    def __init__(self, type: str, reason: str = "no handler is registered for it") -> None:  # noqa: A002 (public name)
+        super().__init__(type, reason)
+        self.type = type
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.type!r}: {self.reason}"
+
+
+class RetriesExhaustedError(MaestroError):
+    """A command met conflicts until its deadline passed; nothing of it was stored.
+
+    `attempts` counts evaluations, `seconds` is the time they took together.
+    """
+
+    def __init__(self, aggregate_id: str, command_type: str, attempts: int, seconds: float) -> None:
+        super().__init__(aggregate_id, command_type, attempts, seconds)
+        self.aggregate_id = aggregate_id
+        self.command_type = command_type
+        self.attempts = attempts
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"command {self.command_type!r} on aggregate {self.aggregate_id!r} met a conflict in each of "
+            f"{self.attempts} attempts within {self.seconds:.1f} s; try again later, or raise retry_timeout"
+        )

@@ -1,0 +1,81 @@
+"""The contract that every store keeps, and nothing of how one keeps it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
+
+
+class Store(ABC):
+    """Streams of events and one snapshot per aggregate, shared by everyone who connects to the same target.
+
+    What is committed is seen whole or not at all, across aggregates too. Every method raises `StoreClosedError` after
+    `close`, and `StoreUnavailableError` when the store cannot be reached.
+    """
+
+    target: str
+    """What to pass to `connect` for another handle of the same store."""
+
+    @abstractmethod
+    def commit_events(self, events: Iterable[Event]) -> list[Event]:
+        """Store all of the events or none, and return them with their timestamp and position.
+
+        Raises `InvalidEventError` for what breaks a rule of the data, and `SequenceConflictError` if the sequence
+        number of any event is not above the last one stored for its aggregate: catch up and try again. No events at
+        all are no error.
+        """
+
+    @abstractmethod
+    def commit_snapshot(self, snapshot: Snapshot) -> bool:
+        """Store the snapshot iff its sequence number is strictly above that of the stored one; say whether it was.
+
+        So several processes may write their snapshots without agreement, and the newest stays. Raises
+        `InvalidEventError` for what breaks a rule of the data.
+        """
+
+    @abstractmethod
+    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+        """The aggregate's events between the bounds, both included, in sequence order.
+
+        `max_sequence` serves to recreate a past state. An aggregate that nobody wrote to has no events.
+        """
+
+    @abstractmethod
+    def get_snapshot(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
+    ) -> Snapshot | None:
+        """The aggregate's stored snapshot, if there is one and it lies between the bounds, both included."""
+
+    @abstractmethod
+    def last_sequence(self, aggregate_id: str) -> int | None:
+        """The sequence number of the aggregate's newest event, or None: the cheapest freshness check."""
+
+    @abstractmethod
+    def stats(self) -> dict[str, Any]:
+        """Figures of the store: at least `events`, `aggregates` (with events), `last_position` and `bytes`."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything, as between two tests.
+
+        Raises `StoreUnavailableError` unless the store is private, in memory, or connected with `allow_reset=True`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the store; closing twice is no error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.target!r}>"

@@ -1,0 +1,123 @@
+"""The rules of the data: what may go into a store. Every store packs by these functions before it changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from maestro_shm import codec
+from maestro_shm.clock import MAX_TIMESTAMP
+from maestro_shm.errors import InvalidEventError
+from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
+
+RECORD_OVERHEAD: Final = 64
+"""Bytes that a record counts towards the size of a commit, beside its id and its packed payload."""
+DEFAULT_COMMIT_BYTES: Final = 1 << 20
+"""The size cap of a commit where a store is not given another."""
+
+
+class PackedEvent(NamedTuple):
+    """A valid event, ready to be stored: the payload is opaque to whoever stores it."""
+
+    aggregate_id: str
+    sequence: int
+    timestamp: int | None
+    payload: bytes
+
+
+def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:
+    """Check and pack the events of one commit. Raises `InvalidEventError` for the first that breaks a rule.
+
+    Rules: non-empty `str` id and type; sequence numbers from 0 to `MAX_SEQUENCE` that rise per aggregate; a body and
+    metadata that can be stored; at most `limit` bytes altogether.
+    """
+    last: dict[str, int] = {}
+    packed = []
+    size = 0
+    for event in events:
+        _check_event(event)
+        if event.sequence <= last.get(event.aggregate_id, -1):
+            raise _refuse(event, f"its sequence does not rise above {last[event.aggregate_id]} within the commit")
+        last[event.aggregate_id] = event.sequence
+        payload = _pack(event, codec.pack_event, event)
+        size += record_size(event.aggregate_id, payload)
+        if size > limit:
+            raise _refuse(event, _over_limit(size, limit))
+        packed.append(PackedEvent(event.aggregate_id, event.sequence, event.timestamp, payload))
+    return packed
+
+
+def pack_snapshot(snapshot: Snapshot, limit: int) -> bytes:
+    """Check a snapshot and pack its body. Raises `InvalidEventError`, as `pack_events` does."""
+    if type(snapshot) is not Snapshot:
+        msg = f"not a Snapshot: {snapshot!r}"
+        raise InvalidEventError(msg)
+    check_aggregate_id(snapshot.aggregate_id)
+    _check_sequence(snapshot)
+    payload = _pack(snapshot, codec.pack, body=snapshot.body)
+    if (size := record_size(snapshot.aggregate_id, payload)) > limit:
+        raise _refuse(snapshot, _over_limit(size, limit))
+    return payload
+
+
+def record_size(aggregate_id: str, payload: bytes) -> int:
+    """What one record counts towards the size of its commit, in bytes."""
+    return len(aggregate_id.encode()) + len(payload) + RECORD_OVERHEAD
+
+
+def check_aggregate_id(aggregate_id: object) -> None:
+    """Raise `InvalidEventError` unless it is a non-empty `str` of valid Unicode."""
+    if type(aggregate_id) is not str or not aggregate_id:
+        msg = f"an aggregate id must be a non-empty str, not {aggregate_id!r}"
+        raise InvalidEventError(msg)
+    try:
+        aggregate_id.encode()
+    except UnicodeEncodeError as error:
+        msg = f"an aggregate id must be valid Unicode, not {aggregate_id!r}: {error.reason}"
+        raise InvalidEventError(msg) from None
+
+
+def check_bounds(min_sequence: object, max_sequence: object) -> None:
+    """Raise `InvalidEventError` unless both bounds of a read are integers."""
+    if type(min_sequence) is not int or type(max_sequence) is not int:
+        msg = f"the bounds of a read must be integers, not {min_sequence!r} and {max_sequence!r}"
+        raise InvalidEventError(msg)
+
+
+def _check_event(event: Event) -> None:
+    if type(event) is not Event:
+        msg = f"not an Event: {event!r}"
+        raise InvalidEventError(msg)
+    check_aggregate_id(event.aggregate_id)
+    _check_sequence(event)
+    if type(event.type) is not str or not event.type:
+        raise _refuse(event, f"its type must be a non-empty str, not {event.type!r}")
+    timestamp = event.timestamp
+    if timestamp is not None and (type(timestamp) is not int or not 0 <= timestamp <= MAX_TIMESTAMP):
+        raise _refuse(event, f"its timestamp must be None or an int from 0 to {MAX_TIMESTAMP}, not {timestamp!r}")
+    if event.metadata is not None and type(event.metadata) is not dict:
+        raise _refuse(event, f"its metadata must be None or a dict, not {event.metadata!r}")
+
+
+def _check_sequence(record: Event | Snapshot) -> None:
+    if type(record.sequence) is not int or not 0 <= record.sequence <= MAX_SEQUENCE:
+        raise _refuse(record, f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {record.sequence!r}")
+
+
+def _pack(record: Event | Snapshot, pack: Any, *args: Any, **fields: Any) -> bytes:
+    try:
+        packed: bytes = pack(*args, **fields)
+    except codec.UnstorableError as error:
+        raise _refuse(record, str(error)) from None
+    return packed
+
+
+def _over_limit(size: int, limit: int) -> str:
+    return (
+        f"with it the commit has {size:,} bytes, over the cap of {limit:,}; "
+        "commit less at once, or create the store with a larger max_commit_bytes"
+    )
+
+
+def _refuse(record: Event | Snapshot, reason: str) -> InvalidEventError:
+    return InvalidEventError(reason, record.aggregate_id, record.sequence)
