@@ -1,0 +1,142 @@
+"""The format of the log: frames and the records in them. Pure: bytes in, bytes out.
+
+A frame is one commit, a record is one event or snapshot. All numbers are little-endian; frames and records begin at
+multiples of 8, so that what follows a shorter one is padded with zeros.
+
+    frame   length u32 | CRC-32 u32 | commit id 16 bytes | first position u64 | aggregates u64 | records u32 | epoch u32
+            then its records
+    record  CRC-32 u32 | size u32 | sequence u64 | previous u64 | position u64 | timestamp u64 |
+            distance u32 | key length u16 | kind u16 | key | payload
+
+`length` and `size` count the whole frame and the whole record without its padding. `previous` is the offset of the
+newest older record of the same kind and key, or 0. `distance` leads back to the start of the frame. `aggregates` is the
+number of streams in the store after the commit. The position of a snapshot is 0. A key is an aggregate id in UTF-8.
+
+Each record has its own CRC, for whoever reads it alone; the frame's covers all of it, for recovery, where a record of
+an older, undone frame may lie behind a newer header. Both begin from the offset, so that right bytes in a wrong place
+do not pass.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+from zlib import crc32
+
+EVENT: Final = 1
+SNAPSHOT: Final = 2
+
+FRAME_HEADER: Final = struct.Struct("<II16sQQII")
+RECORD_HEADER: Final = struct.Struct("<IIQQQQIHH")
+_CRC: Final = struct.Struct("<I")
+_FRAME_START: Final = struct.Struct("<II")
+_FRAME_REST: Final = struct.Struct("<16sQQII")
+_RECORD_REST: Final = struct.Struct("<IQQQQIHH")
+
+MAX_KEY_BYTES: Final = 2**16 - 1
+SKIP: Final = 2**32 - 1
+"""In place of a frame's length: nothing more in this segment, go on in the next."""
+SKIP_MARK: Final = _FRAME_START.pack(SKIP, SKIP)
+
+_OFFSET_MASK: Final = 2**32 - 1
+
+
+class Record(NamedTuple):
+    """One record, with what it takes to place it."""
+
+    offset: int
+    kind: int
+    key: bytes
+    sequence: int
+    previous: int
+    position: int
+    timestamp: int
+    payload: bytes
+
+
+class Frame(NamedTuple):
+    """A frame without its records."""
+
+    offset: int
+    length: int
+    commit_id: bytes
+    first_position: int
+    aggregates: int
+    records: int
+    epoch: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind the frame."""
+        return self.offset + self.length
+
+
+def aligned(size: int) -> int:
+    """The next multiple of 8."""
+    return (size + 7) & ~7
+
+
+def frame_size(records: Iterable[tuple[bytes, bytes]]) -> int:
+    """The length of a frame that holds records of these keys and payloads."""
+    return FRAME_HEADER.size + sum(aligned(RECORD_HEADER.size + len(key) + len(payload)) for key, payload in records)
+
+
+def pack_record(record: Record, frame_offset: int) -> bytes:
+    """The bytes of a record at its offset, padding included."""
+    size = RECORD_HEADER.size + len(record.key) + len(record.payload)
+    distance = record.offset - frame_offset
+    rest = (
+        _RECORD_REST.pack(
+            size,
+            record.sequence,
+            record.previous,
+            record.position,
+            record.timestamp,
+            distance,
+            len(record.key),
+            record.kind,
+        )
+        + record.key
+        + record.payload
+    )
+    crc = crc32(rest, record.offset & _OFFSET_MASK)
+    return _CRC.pack(crc) + rest + bytes(-size & 7)
+
+
+def pack_frame(frame: Frame, records: bytes) -> bytes:
+    """The bytes of a frame with its packed records."""
+    rest = (
+        _FRAME_REST.pack(frame.commit_id, frame.first_position, frame.aggregates, frame.records, frame.epoch) + records
+    )
+    return _FRAME_START.pack(frame.length, crc32(rest, frame.offset & _OFFSET_MASK)) + rest
+
+
+def frame_is_whole(buffer: bytes, offset: int) -> bool:
+    """Whether the buffer, which begins with the frame at the offset, holds it whole and unharmed."""
+    length: int
+    crc: int
+    length, crc = _FRAME_START.unpack_from(buffer)
+    return len(buffer) >= length and crc32(buffer[_FRAME_START.size : length], offset & _OFFSET_MASK) == crc
+
+
+def record_is_whole(crc: int, rest: bytes, offset: int) -> bool:
+    """Whether these are the bytes behind the CRC of the record at the offset."""
+    return crc32(rest, offset & _OFFSET_MASK) == crc
+
+
+def unpack_frame(buffer: bytes, offset: int) -> Frame:
+    """The header that the buffer begins with."""
+    length, _, *facts = FRAME_HEADER.unpack_from(buffer)
+    return Frame(offset, length, *facts)
+
+
+def unpack_records(buffer: bytes, frame: Frame) -> Iterator[Record]:
+    """The records of a frame that the buffer begins with; it was found whole before."""
+    start = FRAME_HEADER.size
+    for _ in range(frame.records):
+        _, size, sequence, previous, position, timestamp, _, key_length, kind = RECORD_HEADER.unpack_from(buffer, start)
+        key_end = start + RECORD_HEADER.size + key_length
+        key, payload = buffer[start + RECORD_HEADER.size : key_end], buffer[key_end : start + size]
+        yield Record(frame.offset + start, kind, key, sequence, previous, position, timestamp, payload)
+        start += aligned(size)

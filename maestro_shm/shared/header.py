@@ -1,0 +1,74 @@
+"""The header: one mapped page of numbers that tells readers what is published.
+
+Each number is a word of 8 bytes, in the machine's own order. A store is never moved to another kind of machine as
+files (`FORMAT` reads as another number there, and the store is refused).
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Final
+
+from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.shared.mapped import PAGE, MappedFile
+
+MAGIC: Final = int.from_bytes(b"maestro\x00", "little")
+FORMAT_VERSION: Final = 1
+
+(
+    MAGIC_WORD,
+    FORMAT,
+    INCARNATION,  # counts resets; part of the other files' names
+    EPOCH,  # counts servers
+    BOOT_HIGH,
+    BOOT_LOW,
+    MAX_COMMIT_BYTES,
+    DURABLE,  # published offset that reached the disk
+    LAST_POSITION,
+    AGGREGATES,
+    CLOCK,  # last timestamp given
+    SERVER_PID,
+    CLIENTS,
+) = range(13)
+GENERATION: Final = 16  # of the index; with PUBLISHED all that a read looks at, in a cache line of its own
+PUBLISHED: Final = 17
+
+RETIRED: Final = 2**64 - 1
+"""As generation: these files are no longer the store's; it was reset or destroyed."""
+
+NAME: Final = "header"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def create(path: Path) -> MappedFile:
+    """A new header under construction: it has no magic number yet."""
+    return MappedFile.create(path, PAGE, PAGE)
+
+
+def open_header(directory: Path, *, writable: bool = False) -> MappedFile:
+    """The header of a store. Raises `FileNotFoundError`, and `StoreUnavailableError` if it is none of ours."""
+    path = directory / NAME
+    header = MappedFile.open(path, writable=writable) if path.stat().st_size == PAGE else None
+    if header is not None and header.words[MAGIC_WORD] == MAGIC and header.words[FORMAT] == FORMAT_VERSION:
+        return header
+    version = header.words[FORMAT] if header is not None and header.words[MAGIC_WORD] == MAGIC else None
+    if header is not None:
+        header.close()
+    raise StoreUnavailableError(str(directory), _why_not(version))
+
+
+def _why_not(version: int | None) -> str:
+    if version is None:
+        return "not a store: its file 'header' is of something else"
+    advice = "upgrade maestro_shm" if version > FORMAT_VERSION else "it is too old, or of another kind of machine"
+    return f"its files are of format {version}, this version of maestro_shm reads format {FORMAT_VERSION}; {advice}"
+
+
+def boot_id() -> tuple[int, int]:
+    """A number of 128 bits, as two words, that changes when the machine starts anew; zeros where none is known."""
+    try:
+        number = uuid.UUID(_BOOT_ID.read_text(encoding="ascii").strip()).int
+    except OSError:  # pragma: no cover (not Linux: the store is recovered by a scan each time)
+        return 0, 0
+    return number >> 64, number & (2**64 - 1)

@@ -1,0 +1,241 @@
+"""The single writer: validate, append, index, publish. No sockets, no processes.
+
+A commit is prepared in full before the first shared byte is touched, and space for it is reserved; what follows cannot
+fail. Then: the frame into the log, its records into index and positions, and one store of the published offset. A
+reader that took the published offset before sees nothing of it, a reader that takes it after sees all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from maestro_shm.clock import HybridClock
+from maestro_shm.errors import InvalidEventError, SequenceConflictError, StoreUnavailableError
+from maestro_shm.shared import frame as frames
+from maestro_shm.shared import header as head
+from maestro_shm.shared import recovery
+from maestro_shm.shared.frame import EVENT, SNAPSHOT, Frame, Record
+from maestro_shm.shared.header import RETIRED
+
+Row = tuple[str, int, int | None, bytes]
+"""An event as it comes from a client: aggregate id, sequence, timestamp if it has one, payload."""
+
+_CACHED_HEADS: Final = 1 << 16
+"""How many streams' heads are remembered; the index knows the others."""
+
+
+class _Head(NamedTuple):
+    """The newest record of a key: the word of the index that points to it, its offset, its sequence."""
+
+    word: int | None
+    offset: int
+    sequence: int
+
+
+_NO_HEAD: Final = _Head(None, 0, -1)
+
+
+class _Draft:
+    """A frame under construction, and the heads that it leaves behind."""
+
+    def __init__(self, commit_id: bytes, offset: int, length: int) -> None:
+        self.commit_id = commit_id
+        self.offset = offset
+        self.length = length
+        self.packed: list[bytes] = []
+        self.heads: dict[tuple[int, bytes], _Head] = {}
+        self.event_offsets: list[int] = []
+        self.new_keys = 0
+        self.new_streams = 0
+        self._next = offset + frames.FRAME_HEADER.size
+
+    def add(self, record: Record, head: _Head) -> None:
+        """Append a record that follows on this head."""
+        if not head.offset:
+            self.new_keys += 1
+            self.new_streams += record.kind == EVENT
+        if record.kind == EVENT:
+            self.event_offsets.append(record.offset)
+        packed = frames.pack_record(record, self.offset)
+        self.packed.append(packed)
+        self.heads[record.kind, record.key] = _Head(head.word, record.offset, record.sequence)
+        self._next += len(packed)
+
+    @property
+    def next_offset(self) -> int:
+        """Where the next record goes."""
+        return self._next
+
+
+class Journal:
+    """The writing side of a store's files. One process at a time has one; the caller sees to that."""
+
+    def __init__(self, directory: Path, files: recovery.WriterFiles) -> None:
+        self.directory = directory
+        self._use(files)
+        words = self._words
+        words[head.EPOCH] += 1
+        words[head.SERVER_PID] = os.getpid()
+        words[head.CLIENTS] = 0
+        self.epoch: Final = words[head.EPOCH]
+        self._clock = HybridClock(words[head.CLOCK])
+
+    @classmethod
+    def open(cls, directory: Path, *, max_commit_bytes: int) -> Journal:
+        """Recover the store in the directory, or begin one. Raises `StoreFullError` and `CorruptLogError`."""
+        try:
+            files = recovery.recover(directory)
+        except FileNotFoundError:
+            files = recovery.create(directory, incarnation=1, epoch=0, clock=0, max_commit_bytes=max_commit_bytes)
+            recovery.publish(directory)
+        return cls(directory, files)
+
+    @property
+    def max_commit_bytes(self) -> int:
+        """The size cap of a commit."""
+        return self._words[head.MAX_COMMIT_BYTES]
+
+    def commit_events(self, commit_id: bytes, rows: Sequence[Row], *, resent: bool) -> tuple[int, list[int]]:
+        """Store the events of one commit, and return the position of the first and the timestamps of all.
+
+        A commit that is sent again, since its reply was lost, is answered with what became of it the first time.
+        Raises `SequenceConflictError`, `InvalidEventError`, `StoreFullError`.
+        """
+        self._check_epoch()
+        if not rows:
+            raise InvalidEventError("a commit needs at least one event")
+        if resent and (outcome := self._outcome(commit_id, rows[0])):
+            return outcome
+        first_position = self._words[head.LAST_POSITION] + 1
+        draft = self._draft(commit_id, [(row[0].encode(), row[3]) for row in rows])
+        timestamps = []
+        for position, (aggregate_id, sequence, given, payload) in enumerate(rows, first_position):
+            key = aggregate_id.encode()
+            head_before = draft.heads.get((EVENT, key)) or self._head(EVENT, key)
+            if sequence <= head_before.sequence:
+                raise SequenceConflictError(aggregate_id, sequence, head_before.sequence)
+            timestamp = self._timestamp(given)
+            timestamps.append(timestamp)
+            offset, previous = draft.next_offset, head_before.offset
+            draft.add(Record(offset, EVENT, key, sequence, previous, position, timestamp, payload), head_before)
+        self._append(draft, first_position)
+        return first_position, timestamps
+
+    def commit_snapshot(
+        self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes, *, resent: bool
+    ) -> bool:
+        """Store the snapshot iff it is newer than the stored one, and say whether it was. Raises `StoreFullError`."""
+        self._check_epoch()
+        key = aggregate_id.encode()
+        before = self._head(SNAPSHOT, key)
+        if sequence <= before.sequence:
+            return resent and self._files.log.frame_of(before.offset).commit_id == commit_id
+        draft = self._draft(commit_id, [(key, payload)])
+        timestamp = self._clock.tick()
+        draft.add(Record(draft.next_offset, SNAPSHOT, key, sequence, before.offset, 0, timestamp, payload), before)
+        self._append(draft, self._words[head.LAST_POSITION] + 1)
+        return True
+
+    def reset(self) -> None:
+        """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
+        self._check_epoch()
+        words = self._words
+        incarnation = words[head.INCARNATION]
+        fresh = recovery.create(
+            self.directory,
+            incarnation=incarnation + 1,
+            epoch=self.epoch,
+            clock=self._clock.last,
+            max_commit_bytes=self.max_commit_bytes,
+        )
+        for word in (head.SERVER_PID, head.CLIENTS):
+            fresh.header.words[word] = words[word]
+        words[head.GENERATION] = RETIRED
+        recovery.publish(self.directory)
+        recovery.sweep(self.directory, keep=incarnation + 1)
+        self._files.close()
+        self._use(fresh)
+
+    def retire(self) -> None:
+        """Tell every reader that the store is no more."""
+        self._words[head.GENERATION] = RETIRED
+
+    def count_clients(self, clients: int) -> None:
+        """Publish how many clients are connected."""
+        self._words[head.CLIENTS] = clients
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._files.close()
+
+    def _use(self, files: recovery.WriterFiles) -> None:
+        self._files = files
+        self._words = files.header.words
+        self._heads: dict[tuple[int, bytes], _Head] = {}
+
+    def _check_epoch(self) -> None:
+        if self._words[head.EPOCH] != self.epoch:
+            raise StoreUnavailableError(str(self.directory), "another server has taken over; this one must not write")
+
+    def _outcome(self, commit_id: bytes, row: Row) -> tuple[int, list[int]] | None:
+        """What the commit was answered if it is in the log: the first of its events tells."""
+        aggregate_id, sequence, _, _ = row
+        log = self._files.log
+        offset = self._head(EVENT, aggregate_id.encode()).offset
+        while offset:
+            found, previous, *_ = log.read(offset)
+            if found <= sequence:
+                break
+            offset = previous
+        if not offset or found != sequence or (frame := log.frame_of(offset)).commit_id != commit_id:
+            return None
+        return frame.first_position, [record.timestamp for record in log.records(frame)]
+
+    def _head(self, kind: int, key: bytes) -> _Head:
+        known = self._heads.get((kind, key))
+        if known is not None:
+            return known
+        word = self._files.index.find(kind, key)
+        if word is None:
+            return _NO_HEAD
+        offset = self._files.index.newest(word)
+        return _Head(word, offset, self._files.log.read(offset)[0])
+
+    def _timestamp(self, given: int | None) -> int:
+        if given is None:
+            return self._clock.tick()
+        self._clock.observe(given)
+        return given
+
+    def _draft(self, commit_id: bytes, contents: list[tuple[bytes, bytes]]) -> _Draft:
+        length = frames.frame_size(contents)
+        if length > (limit := self.max_commit_bytes + frames.FRAME_HEADER.size):
+            raise InvalidEventError(f"the commit has {length:,} bytes, over the cap of {limit:,}")
+        return _Draft(commit_id, self._files.log.place(self._words[head.PUBLISHED], length), length)
+
+    def _append(self, draft: _Draft, first_position: int) -> None:
+        words = self._words
+        log, positions, index = self._files.log, self._files.positions, self._files.index
+        events = len(draft.event_offsets)
+        aggregates = words[head.AGGREGATES] + draft.new_streams
+        facts = (draft.commit_id, first_position, aggregates, len(draft.packed), self.epoch)
+        packed = frames.pack_frame(Frame(draft.offset, draft.length, *facts), b"".join(draft.packed))
+        log.reserve(draft.offset + draft.length)
+        positions.reserve(first_position + events - 1)
+        words_are_void = index.reserve(draft.new_keys)
+
+        log.write(words[head.PUBLISHED], draft.offset, packed)
+        if words_are_void or len(self._heads) > _CACHED_HEADS:
+            self._heads.clear()
+        for (kind, key), (known_word, offset, sequence) in draft.heads.items():
+            word = index.put(kind, key, offset, None if words_are_void else known_word)
+            self._heads[kind, key] = _Head(word, offset, sequence)
+        for position, offset in enumerate(draft.event_offsets, first_position):
+            positions.put(position, offset)
+        words[head.CLOCK] = self._clock.last
+        words[head.AGGREGATES] = aggregates
+        words[head.LAST_POSITION] = first_position + events - 1
+        words[head.PUBLISHED] = draft.offset + draft.length

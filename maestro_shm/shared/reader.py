@@ -1,0 +1,188 @@
+"""The reading side of a store's files: no server, no lock, no round trip.
+
+A read takes the published offset first and steps back over anything newer, so that what it sees is one consistent cut,
+across aggregates too. Then it looks whether the index is still the one that it knows: the writer publishes a new
+generation before it stops to write the old one, so a table that is current now holds all that was published before.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from maestro_shm import codec
+from maestro_shm.errors import StoreClosedError, StoreUnavailableError
+from maestro_shm.records import Event, Snapshot
+from maestro_shm.shared import header as head
+from maestro_shm.shared import index as tables
+from maestro_shm.shared.frame import EVENT, SNAPSHOT
+from maestro_shm.shared.header import GENERATION, PUBLISHED
+from maestro_shm.shared.index import Index
+from maestro_shm.shared.log import Log
+from maestro_shm.shared.mapped import MappedFile
+
+_CACHED_HEADS: Final = 1 << 16
+"""How many streams' newest records are remembered by a reader."""
+_RESET_PATIENCE: Final = 2.0
+"""Seconds to wait for the next incarnation where one has ended: a reset takes a millisecond."""
+
+_Head = tuple[int, int, int]
+"""The word of the index that points to a stream's newest record, that record's offset, and its sequence."""
+
+
+class _View:
+    """The mapped files as they are for one generation of the index, and what was learnt of them."""
+
+    def __init__(self, header: MappedFile, log: Log, index: Index, generation: int) -> None:
+        self.header = header
+        self.words = header.words
+        self.log = log
+        self.index = index
+        self.index_words = index.words
+        self.generation = generation
+        self.heads: dict[str, _Head] = {}
+
+    def newest(self, kind: int, key: bytes, published: int) -> tuple[int, int]:
+        """The word of a key and the offset of its newest published record; the offset is 0 where there is none."""
+        word = self.index.find(kind, key)
+        if word is None:
+            return 0, 0
+        offset = self.index_words[word]
+        while offset >= published:
+            offset = self.log.read(offset)[1]
+        return word, offset
+
+
+class Reader:
+    """Reads of one store in one process. Threads may share it, and it goes on working after a fork."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._view = self._open()
+
+    @property
+    def epoch(self) -> int:
+        """The number of the newest server."""
+        return self._current_view().words[head.EPOCH]
+
+    def last_sequence(self, aggregate_id: str) -> int | None:
+        """The sequence number of the newest event, or None."""
+        view, published = self._cut()
+        known = self._head(view, aggregate_id, published)
+        return known[2] if known else None
+
+    def events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
+        """The events between the bounds, both included, in sequence order."""
+        view, published = self._cut()
+        known = self._head(view, aggregate_id, published)
+        if known is None or known[2] < min_sequence:
+            return []
+        read, unpack = view.log.read, codec.unpack_event
+        found = []
+        offset = known[1]
+        while offset:
+            sequence, offset, position, timestamp, payload = read(offset)
+            if sequence < min_sequence:
+                break
+            if sequence <= max_sequence:
+                found.append(unpack(aggregate_id, sequence, timestamp, position, payload))
+        found.reverse()
+        return found
+
+    def snapshot(self, aggregate_id: str) -> Snapshot | None:
+        """The stored snapshot, or None."""
+        view, published = self._cut()
+        _, offset = view.newest(SNAPSHOT, aggregate_id.encode(), published)
+        if not offset:
+            return None
+        sequence, _, _, _, payload = view.log.read(offset)
+        return Snapshot(aggregate_id, sequence, codec.unpack(payload)[0])
+
+    def stats(self) -> dict[str, Any]:
+        """The figures of the store."""
+        words = self._current_view().words
+        return {
+            "events": words[head.LAST_POSITION],
+            "aggregates": words[head.AGGREGATES],
+            "last_position": words[head.LAST_POSITION],
+            "bytes": sum(path.stat().st_blocks * 512 for path in self._directory.iterdir()),
+            "server_pid": words[head.SERVER_PID],
+            "epoch": words[head.EPOCH],
+            "clients": words[head.CLIENTS],
+            "directory": str(self._directory),
+        }
+
+    def max_commit_bytes(self) -> int:
+        """The size cap of a commit."""
+        return self._current_view().words[head.MAX_COMMIT_BYTES]
+
+    def close(self) -> None:
+        """Unmap everything; reads raise `ValueError` from now on."""
+        view = self._view
+        view.index.close()
+        view.log.close()
+        view.header.close()
+
+    def _cut(self) -> tuple[_View, int]:
+        view = self._view
+        published = view.words[PUBLISHED]
+        while view.words[GENERATION] != view.generation:
+            view = self._current_view()
+            published = view.words[PUBLISHED]
+        return view, published
+
+    def _head(self, view: _View, aggregate_id: str, published: int) -> _Head | None:
+        known = view.heads.get(aggregate_id)
+        # An offset that was published before is so for ever: where the index still has it, nothing is new.
+        if known is not None and view.index_words[known[0]] == known[1]:
+            return known
+        word, offset = view.newest(EVENT, aggregate_id.encode(), published)
+        if not offset:
+            return None
+        if len(view.heads) >= _CACHED_HEADS:
+            view.heads.clear()
+        found = view.heads[aggregate_id] = (word, offset, view.log.read(offset)[0])
+        return found
+
+    def _current_view(self) -> _View:
+        view = self._view
+        if view.words[GENERATION] == view.generation:
+            return view
+        try:
+            self._view = _open_index(self._directory, view.header, view.log)
+        except FileNotFoundError:
+            self._view = self._open()
+        # The former view is not closed here: another thread may be reading in it. It goes with its last reference.
+        return self._view
+
+    def _open(self) -> _View:
+        """The view of the newest incarnation. There is none for the moment that a reset takes."""
+        deadline = time.monotonic() + _RESET_PATIENCE
+        while True:
+            try:
+                header = head.open_header(self._directory)
+            except FileNotFoundError:
+                raise StoreClosedError(str(self._directory)) from None
+            try:
+                log = Log(self._directory, header.words[head.INCARNATION], writable=False)
+                return _open_index(self._directory, header, log)
+            except FileNotFoundError:
+                header.close()
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(str(self._directory), "its server died while it reset or destroyed it")
+            time.sleep(0.001)
+
+
+def _open_index(directory: Path, header: MappedFile, log: Log) -> _View:
+    """Map the current generation. Raises `FileNotFoundError` if the incarnation has ended."""
+    while True:
+        generation = header.words[GENERATION]
+        try:
+            index = Index.open(tables.path(directory, header.words[head.INCARNATION], generation), log)
+        except FileNotFoundError:
+            # It may have been replaced between the look at its number and the opening.
+            if header.words[GENERATION] == generation:
+                raise
+        else:
+            return _View(header, log, index, generation)
