@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import re
+from typing import Any, Final
 
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.memory import MemoryStore
+from maestro_shm.shared import election
+from maestro_shm.shared.directory import SHM_SCHEME
+from maestro_shm.shared.store import DEFAULT_TIMEOUT, SharedStore, path_of
 from maestro_shm.store import Store
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Store:
-    """A handle of the store that the target names."""
-    if target == MemoryStore.target:
+    """A handle of the store that the target names; it is made if there is none.
+
+    | target | store |
+    | --- | --- |
+    | none | private to this process and those that it starts, in shared memory; it ends with its creator |
+    | `"shm:NAME"` | named, in shared memory, for every program of this user; until destroyed, or the machine restarts |
+    | a path | a directory on disk, for every program of this user |
+    | `"memory:"` | plain dicts in this process |
+
+    Options: `max_commit_bytes` (the size cap of a commit, 1 MiB unless given, fixed at the store's creation). All but
+    `memory:` have `timeout` (seconds that a call may take, 30). `shm:` and paths have `allow_reset` (False), and
+    `idle_timeout` (seconds that a server without clients stays, 30, fixed at the store's creation).
+
+    Raises `StoreUnavailableError` for an unknown target and for a store that cannot be reached or started, and
+    `StoreFullError` if there is no room for a new one.
+    """
+    if target is None:
+        return SharedStore.private(**options)
+    name = _name(target)
+    if name == MemoryStore.target:
         return MemoryStore(**options)
-    msg = "unknown target"
-    raise StoreUnavailableError(str(target), msg)
+    return SharedStore.shared(name, **options)
+
+
+def destroy(target: str | os.PathLike[str], *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    """Remove a `shm:` or path store and all that is in it, within `timeout` seconds.
+
+    Raises `StoreUnavailableError` if there is none, or if somebody is connected to it.
+    """
+    election.destroy(path_of(_name(target)), timeout)
+
+
+def _name(target: str | os.PathLike[str]) -> str:
+    """The target as text. Raises `StoreUnavailableError` for a scheme that is none of ours."""
+    if not isinstance(target, str):
+        return os.fsdecode(target)
+    scheme = _SCHEME.match(target)
+    if not target or (scheme and target != MemoryStore.target and scheme[0] != SHM_SCHEME):
+        raise StoreUnavailableError(target, "unknown target; use none, 'shm:NAME', a path, or 'memory:'")
+    return target

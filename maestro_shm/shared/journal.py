@@ -98,7 +98,7 @@ class Journal:
         """The size cap of a commit."""
         return self._words[head.MAX_COMMIT_BYTES]
 
-    def commit_events(self, commit_id: bytes, rows: Sequence[Row], *, resent: bool) -> tuple[int, list[int]]:
+    def commit_events(self, commit_id: bytes, rows: Sequence[Row], resent: object) -> tuple[int, list[int]]:
         """Store the events of one commit, and return the position of the first and the timestamps of all.
 
         A commit that is sent again, since its reply was lost, is answered with what became of it the first time.
@@ -125,14 +125,14 @@ class Journal:
         return first_position, timestamps
 
     def commit_snapshot(
-        self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes, *, resent: bool
+        self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes, resent: object
     ) -> bool:
         """Store the snapshot iff it is newer than the stored one, and say whether it was. Raises `StoreFullError`."""
         self._check_epoch()
         key = aggregate_id.encode()
         before = self._head(SNAPSHOT, key)
         if sequence <= before.sequence:
-            return resent and self._files.log.frame_of(before.offset).commit_id == commit_id
+            return bool(resent) and self._files.log.frame_of(before.offset).commit_id == commit_id
         draft = self._draft(commit_id, [(key, payload)])
         timestamp = self._clock.tick()
         draft.add(Record(draft.next_offset, SNAPSHOT, key, sequence, before.offset, 0, timestamp, payload), before)

@@ -1,0 +1,83 @@
+"""Starting a server: a fresh interpreter in a session of its own, never a fork of the user's program.
+
+The interpreter forks once more by itself and its first process ends at once, so that the server is nobody's child:
+no zombie is left, and nobody gets its SIGCHLD. Until it is ready it talks through a pipe; what it says there when it
+fails goes into the error.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import time
+from multiprocessing import spawn
+from pathlib import Path
+from typing import IO, Final
+
+import filelock
+import msgpack
+
+from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.shared import wire
+
+READY: Final = b"maestro_shm: ready\n"
+"""The server's last word through the pipe."""
+FAILED: Final = b"maestro_shm: failed\n"
+"""Or this, and the error behind it as a reply."""
+_PROGRAM: Final = (
+    "import os, sys\n"
+    "if os.fork(): os._exit(0)\n"
+    "sys.path += sys.argv[2:]\n"
+    "from maestro_shm.shared.server import main\n"
+    "main(sys.argv[1])\n"
+)
+
+
+def launch(directory: Path, deadline: float) -> None:
+    """Start a server for the store and return when it listens. Raises what kept it from starting."""
+    executable = spawn.get_executable()
+    if not executable:
+        raise StoreUnavailableError(str(directory), "cannot start a server: sys.executable is not set")
+    # Isolated: neither the current directory nor the user's PYTHON* variables change what the server runs.
+    command = [executable, "-I", "-c", _PROGRAM, str(directory), *_import_paths()]
+    with subprocess.Popen(  # noqa: S603 (our own program)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
+        said = _listen(process.stdout, deadline)
+    _, failed, reply = said.partition(FAILED)
+    if failed:
+        wire.result_of(wire.unpack(reply[wire.LENGTH_BYTES :]))
+    if not said.endswith(READY):
+        raise StoreUnavailableError(str(directory), _reason(said, late=time.monotonic() >= deadline))
+
+
+def _import_paths() -> list[str]:
+    """Where the server finds what it imports, if not in the interpreter's own places."""
+    files = (Path(__file__).parent, Path(str(msgpack.__file__)), Path(str(filelock.__file__)))
+    return list(dict.fromkeys(str(file.parents[1]) for file in files))
+
+
+def _listen(pipe: IO[bytes], deadline: float) -> bytes:
+    """What comes through the pipe until the word that all is well, its end, or the deadline."""
+    said = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while not said.endswith(READY) and selector.select(max(0.0, deadline - time.monotonic())):
+            data = os.read(pipe.fileno(), 1 << 16)
+            if not data:
+                break
+            said += data
+    return said
+
+
+def _reason(said: bytes, *, late: bool) -> str:
+    text = said.decode(errors="replace").strip() or "it said nothing"
+    how = "did not become ready in time" if late else "could not start"
+    return f"its server {how}:\n{text}"
