@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import managers
 from pathlib import Path
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError
 from maestro_shm.shared import creator as creators
@@ -43,7 +43,7 @@ class LoopServer(managers.Server):
     loop holds 20,000 and more with a quarter of the p99.
     """
 
-    public: ClassVar = list(wire.SERVER_METHODS)
+    public = list(wire.SERVER_METHODS)  # noqa: RUF012 (as the base class has it)
 
     listener: Listener
     mutex: contextlib.AbstractContextManager[Any]
@@ -132,7 +132,7 @@ class LoopServer(managers.Server):
             self._drop(peer)
             return
         except wire.ProtocolError as error:
-            print(f"dropped a client: {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"dropped a client: {error}\n")
             self._drop(peer)
             return
         if peer.is_known != was_known:
