@@ -31,6 +31,7 @@ _NEED_A_LOOK: Final = _CONTAINERS | _LOOKALIKES
 _KEYS: Final = frozenset({str, int})
 
 
+_EVENT_FIELDS: Final = ("type", "body", "metadata")
 _new: Final = object.__new__
 _set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = (
     Event.__dict__[name].__set__
@@ -50,19 +51,18 @@ class UnstorableError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-def pack(**fields: Any) -> bytes:
-    """The bytes of some values in a row. Raises `UnstorableError` with a path that begins with the field's name."""
-    values = list(fields.values())
+def pack(values: list[Any], names: tuple[str, ...]) -> bytes:
+    """The bytes of some values in a row. Raises `UnstorableError` with a path that begins with the value's name."""
     try:
         packed: bytes = msgpack.packb(values, default=_to_extension, strict_types=True)
         for value in values:
             if type(value) in _NEED_A_LOOK:
                 _check(value, 1)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        for name, value in fields.items():
+        for name, value in zip(names, values, strict=True):
             if offence := _find_offender(value, name, 0):
                 raise offence from None
-        raise UnstorableError(next(iter(fields)), str(error)) from None
+        raise UnstorableError(names[0], str(error)) from None
     return packed
 
 
@@ -73,7 +73,12 @@ def unpack(packed: bytes) -> Any:
 
 def pack_event(event: Event) -> bytes:
     """What a store keeps of an event beside its aggregate, sequence, timestamp and position."""
-    return pack(type=event.type, body=event.body, metadata=event.metadata)
+    return pack([event.type, event.body, event.metadata], _EVENT_FIELDS)
+
+
+def pack_body(body: Any) -> bytes:
+    """What a store keeps of a snapshot."""
+    return pack([body], ("body",))
 
 
 def unpack_event(aggregate_id: str, sequence: int, timestamp: int, position: int, packed: bytes) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from maestro_shm import codec
 from maestro_shm.clock import MAX_TIMESTAMP
@@ -39,7 +39,10 @@ def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:
         if event.sequence <= last.get(event.aggregate_id, -1):
             raise _refuse(event, f"its sequence does not rise above {last[event.aggregate_id]} within the commit")
         last[event.aggregate_id] = event.sequence
-        payload = _pack(event, codec.pack_event, event)
+        try:
+            payload = codec.pack_event(event)
+        except codec.UnstorableError as error:
+            raise _refuse(event, str(error)) from None
         size += record_size(event.aggregate_id, payload)
         if size > limit:
             raise _refuse(event, _over_limit(size, limit))
@@ -54,7 +57,10 @@ def pack_snapshot(snapshot: Snapshot, limit: int) -> bytes:
         raise InvalidEventError(msg)
     check_aggregate_id(snapshot.aggregate_id)
     _check_sequence(snapshot)
-    payload = _pack(snapshot, codec.pack, body=snapshot.body)
+    try:
+        payload = codec.pack_body(snapshot.body)
+    except codec.UnstorableError as error:
+        raise _refuse(snapshot, str(error)) from None
     if (size := record_size(snapshot.aggregate_id, payload)) > limit:
         raise _refuse(snapshot, _over_limit(size, limit))
     return payload
@@ -102,14 +108,6 @@ def _check_event(event: Event) -> None:
 def _check_sequence(record: Event | Snapshot) -> None:
     if type(record.sequence) is not int or not 0 <= record.sequence <= MAX_SEQUENCE:
         raise _refuse(record, f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {record.sequence!r}")
-
-
-def _pack(record: Event | Snapshot, pack: Any, *args: Any, **fields: Any) -> bytes:
-    try:
-        packed: bytes = pack(*args, **fields)
-    except codec.UnstorableError as error:
-        raise _refuse(record, str(error)) from None
-    return packed
 
 
 def _over_limit(size: int, limit: int) -> str:

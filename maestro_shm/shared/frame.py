@@ -20,7 +20,7 @@ do not pass.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -40,6 +40,7 @@ SKIP: Final = 2**32 - 1
 SKIP_MARK: Final = _FRAME_START.pack(SKIP, SKIP)
 
 _OFFSET_MASK: Final = 2**32 - 1
+_PADDING: Final = tuple(bytes(-size & 7) for size in range(8))
 
 
 class Record(NamedTuple):
@@ -72,36 +73,19 @@ class Frame(NamedTuple):
         return self.offset + self.length
 
 
-def aligned(size: int) -> int:
-    """The next multiple of 8."""
-    return (size + 7) & ~7
-
-
-def frame_size(records: Iterable[tuple[bytes, bytes]]) -> int:
-    """The length of a frame that holds records of these keys and payloads."""
-    return FRAME_HEADER.size + sum(aligned(RECORD_HEADER.size + len(key) + len(payload)) for key, payload in records)
+def record_size(key: bytes, payload: bytes) -> int:
+    """What a record takes up, padding included."""
+    return (RECORD_HEADER.size + len(key) + len(payload) + 7) & ~7
 
 
 def pack_record(record: Record, frame_offset: int) -> bytes:
     """The bytes of a record at its offset, padding included."""
-    size = RECORD_HEADER.size + len(record.key) + len(record.payload)
-    distance = record.offset - frame_offset
-    rest = (
-        _RECORD_REST.pack(
-            size,
-            record.sequence,
-            record.previous,
-            record.position,
-            record.timestamp,
-            distance,
-            len(record.key),
-            record.kind,
-        )
-        + record.key
-        + record.payload
-    )
-    crc = crc32(rest, record.offset & _OFFSET_MASK)
-    return _CRC.pack(crc) + rest + bytes(-size & 7)
+    offset, kind, key, sequence, previous, position, timestamp, payload = record
+    content = key + payload
+    size = RECORD_HEADER.size + len(content)
+    distance = offset - frame_offset
+    rest = _RECORD_REST.pack(size, sequence, previous, position, timestamp, distance, len(key), kind) + content
+    return _CRC.pack(crc32(rest, offset & _OFFSET_MASK)) + rest + _PADDING[size & 7]
 
 
 def pack_frame(frame: Frame, records: bytes) -> bytes:
@@ -139,4 +123,4 @@ def unpack_records(buffer: bytes, frame: Frame) -> Iterator[Record]:
         key_end = start + RECORD_HEADER.size + key_length
         key, payload = buffer[start + RECORD_HEADER.size : key_end], buffer[key_end : start + size]
         yield Record(frame.offset + start, kind, key, sequence, previous, position, timestamp, payload)
-        start += aligned(size)
+        start += (size + 7) & ~7

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from maestro_shm.clock import HybridClock
 from maestro_shm.errors import InvalidEventError, SequenceConflictError, StoreUnavailableError
@@ -27,15 +27,9 @@ _CACHED_HEADS: Final = 1 << 16
 """How many streams' heads are remembered; the index knows the others."""
 
 
-class _Head(NamedTuple):
-    """The newest record of a key: the word of the index that points to it, its offset, its sequence."""
-
-    word: int | None
-    offset: int
-    sequence: int
-
-
-_NO_HEAD: Final = _Head(None, 0, -1)
+_Head = tuple[int | None, int, int]
+"""The newest record of a key: the word of the index that points to it, its offset, its sequence."""
+_NO_HEAD: Final[_Head] = (None, 0, -1)
 
 
 class _Draft:
@@ -45,29 +39,25 @@ class _Draft:
         self.commit_id = commit_id
         self.offset = offset
         self.length = length
+        self.next_offset = offset + frames.FRAME_HEADER.size
         self.packed: list[bytes] = []
         self.heads: dict[tuple[int, bytes], _Head] = {}
         self.event_offsets: list[int] = []
         self.new_keys = 0
         self.new_streams = 0
-        self._next = offset + frames.FRAME_HEADER.size
 
-    def add(self, record: Record, head: _Head) -> None:
+    def add(self, record: Record, before: _Head) -> None:
         """Append a record that follows on this head."""
-        if not head.offset:
+        offset, kind, key, sequence, previous, *_ = record
+        if not previous:
             self.new_keys += 1
-            self.new_streams += record.kind == EVENT
-        if record.kind == EVENT:
-            self.event_offsets.append(record.offset)
+            self.new_streams += kind == EVENT
+        if kind == EVENT:
+            self.event_offsets.append(offset)
         packed = frames.pack_record(record, self.offset)
         self.packed.append(packed)
-        self.heads[record.kind, record.key] = _Head(head.word, record.offset, record.sequence)
-        self._next += len(packed)
-
-    @property
-    def next_offset(self) -> int:
-        """Where the next record goes."""
-        return self._next
+        self.heads[kind, key] = (before[0], offset, sequence)
+        self.next_offset = offset + len(packed)
 
 
 class Journal:
@@ -110,17 +100,18 @@ class Journal:
         if resent and (outcome := self._outcome(commit_id, rows[0])):
             return outcome
         first_position = self._words[head.LAST_POSITION] + 1
-        draft = self._draft(commit_id, [(row[0].encode(), row[3]) for row in rows])
+        keys = [row[0].encode() for row in rows]
+        draft = self._draft(commit_id, sum(map(frames.record_size, keys, [row[3] for row in rows])))
         timestamps = []
-        for position, (aggregate_id, sequence, given, payload) in enumerate(rows, first_position):
-            key = aggregate_id.encode()
-            head_before = draft.heads.get((EVENT, key)) or self._head(EVENT, key)
-            if sequence <= head_before.sequence:
-                raise SequenceConflictError(aggregate_id, sequence, head_before.sequence)
+        for position, (key, (aggregate_id, sequence, given, payload)) in enumerate(
+            zip(keys, rows, strict=True), first_position
+        ):
+            before = draft.heads.get((EVENT, key)) or self._head(EVENT, key)
+            if sequence <= before[2]:
+                raise SequenceConflictError(aggregate_id, sequence, before[2])
             timestamp = self._timestamp(given)
             timestamps.append(timestamp)
-            offset, previous = draft.next_offset, head_before.offset
-            draft.add(Record(offset, EVENT, key, sequence, previous, position, timestamp, payload), head_before)
+            draft.add(Record(draft.next_offset, EVENT, key, sequence, before[1], position, timestamp, payload), before)
         self._append(draft, first_position)
         return first_position, timestamps
 
@@ -131,11 +122,12 @@ class Journal:
         self._check_epoch()
         key = aggregate_id.encode()
         before = self._head(SNAPSHOT, key)
-        if sequence <= before.sequence:
-            return bool(resent) and self._files.log.frame_of(before.offset).commit_id == commit_id
-        draft = self._draft(commit_id, [(key, payload)])
+        _, offset, last_sequence = before
+        if sequence <= last_sequence:
+            return bool(resent) and self._files.log.frame_of(offset).commit_id == commit_id
+        draft = self._draft(commit_id, frames.record_size(key, payload))
         timestamp = self._clock.tick()
-        draft.add(Record(draft.next_offset, SNAPSHOT, key, sequence, before.offset, 0, timestamp, payload), before)
+        draft.add(Record(draft.next_offset, SNAPSHOT, key, sequence, offset, 0, timestamp, payload), before)
         self._append(draft, self._words[head.LAST_POSITION] + 1)
         return True
 
@@ -184,7 +176,7 @@ class Journal:
         """What the commit was answered if it is in the log: the first of its events tells."""
         aggregate_id, sequence, _, _ = row
         log = self._files.log
-        offset = self._head(EVENT, aggregate_id.encode()).offset
+        _, offset, _ = self._head(EVENT, aggregate_id.encode())
         while offset:
             found, previous, *_ = log.read(offset)
             if found <= sequence:
@@ -202,7 +194,7 @@ class Journal:
         if word is None:
             return _NO_HEAD
         offset = self._files.index.newest(word)
-        return _Head(word, offset, self._files.log.read(offset)[0])
+        return word, offset, self._files.log.read(offset)[0]
 
     def _timestamp(self, given: int | None) -> int:
         if given is None:
@@ -210,10 +202,10 @@ class Journal:
         self._clock.observe(given)
         return given
 
-    def _draft(self, commit_id: bytes, contents: list[tuple[bytes, bytes]]) -> _Draft:
-        length = frames.frame_size(contents)
-        if length > (limit := self.max_commit_bytes + frames.FRAME_HEADER.size):
-            raise InvalidEventError(f"the commit has {length:,} bytes, over the cap of {limit:,}")
+    def _draft(self, commit_id: bytes, size: int) -> _Draft:
+        if size > self.max_commit_bytes:
+            raise InvalidEventError(f"the commit has {size:,} bytes, over the cap of {self.max_commit_bytes:,}")
+        length = frames.FRAME_HEADER.size + size
         return _Draft(commit_id, self._files.log.place(self._words[head.PUBLISHED], length), length)
 
     def _append(self, draft: _Draft, first_position: int) -> None:
@@ -232,7 +224,7 @@ class Journal:
             self._heads.clear()
         for (kind, key), (known_word, offset, sequence) in draft.heads.items():
             word = index.put(kind, key, offset, None if words_are_void else known_word)
-            self._heads[kind, key] = _Head(word, offset, sequence)
+            self._heads[kind, key] = (word, offset, sequence)
         for position, offset in enumerate(draft.event_offsets, first_position):
             positions.put(position, offset)
         words[head.CLOCK] = self._clock.last

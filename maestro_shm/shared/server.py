@@ -28,10 +28,12 @@ from maestro_shm.shared import launch, wire
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.peer import Peer
-from maestro_shm.shared.transport import SERIALIZER, Listener, user_of
+from maestro_shm.shared.transport import SERIALIZER, Listener, give_way, user_of
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
+_WATCH: Final = 100e-6
+"""Seconds to watch for a further request before sleeping."""
 _HOLD_SECONDS: Final = 10.0
 """How long to wait for a former server to finish."""
 
@@ -52,7 +54,9 @@ class LoopServer(managers.Server):
         super().__init__(registry, address, authkey, serializer)
         make_journal, exposed, *_ = registry["journal"]
         self.journal: Journal = make_journal()
-        self.id_to_obj["journal"] = (self.journal, set(exposed), {})
+        self._calls: dict[tuple[str | None, str], Callable[..., Any]] = {}
+        self._calls |= {("journal", method): getattr(self.journal, method) for method in exposed}
+        self._calls |= {(None, method): getattr(self, method) for method in self.public}
         self._key = bytes(authkey)
         self._message_limit = self.journal.max_commit_bytes + wire.OVERHEAD
         self._settings = directories.read_settings(self.journal.directory)
@@ -72,7 +76,7 @@ class LoopServer(managers.Server):
         """Serve until it is time to leave, then clean up."""
         try:
             while not self._leaving:
-                for key, _ in self._selector.select(_TICK):
+                for key, _ in self._wait():
                     key.data()
                 if (now := time.monotonic()) >= self._chores_due:
                     self._chores_due = now + _TICK
@@ -93,6 +97,17 @@ class LoopServer(managers.Server):
         if self._settings.creator is None:
             raise StoreUnavailableError(str(self.journal.directory), "not private, so its server is not to be stopped")
         self._leave()
+
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready. After a request the next is watched for a moment, since to wake from sleep takes longer.
+
+        On virtual machines much longer: the median of a one-event commit fell from 88 to 48 µs by this. Whoever else
+        wants the processor gets it meanwhile.
+        """
+        end = time.monotonic() + _WATCH
+        while not (ready := self._selector.select(0)) and time.monotonic() < end:
+            give_way()
+        return ready or self._selector.select(_TICK)
 
     def _accept(self) -> None:
         try:
@@ -163,7 +178,10 @@ class LoopServer(managers.Server):
         except ValueError:
             raise wire.ProtocolError("not a request") from None
         try:
-            function = self._function(ident, method)
+            function = self._calls[ident, method]
+        except (KeyError, TypeError):
+            raise wire.ProtocolError(f"no such call: {ident!r}, {method!r}") from None
+        try:
             with self.mutex:
                 return wire.pack([number, True, function(*arguments)])
         except StoreError as error:
@@ -171,17 +189,6 @@ class LoopServer(managers.Server):
         except Exception as error:  # noqa: BLE001 (whatever a client sends must not end the server)
             traceback.print_exc()
             return wire.pack_error(number, InvalidEventError(f"the server cannot do this: {type(error).__name__}"))
-
-    def _function(self, ident: object, method: object) -> Callable[..., Any]:
-        if ident is None and method in self.public:
-            return self._bound(self, method)
-        if ident == "journal" and method in self.id_to_obj[ident][1]:
-            return self._bound(self.journal, method)
-        raise wire.ProtocolError(f"no such call: {ident!r}, {method!r}")
-
-    def _bound(self, of: object, method: object) -> Callable[..., Any]:
-        function: Callable[..., Any] = getattr(of, str(method))
-        return function
 
     def _do_chores(self, now: float) -> None:
         for peer in [peer for peer in self._peers if not peer.is_known and now > peer.deadline]:

@@ -9,6 +9,7 @@ this package.
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final
 
 import msgpack
@@ -20,7 +21,8 @@ METHODS: Final = ("commit_events", "commit_snapshot", "reset")
 SERVER_METHODS: Final = ("destroy", "stop")
 """What a client may call of the server itself."""
 
-LENGTH_BYTES: Final = 4
+_LENGTH: Final = struct.Struct(">I")
+LENGTH_BYTES: Final = _LENGTH.size
 OVERHEAD: Final = 1024
 """Bytes that a message may have beyond the size cap of a commit."""
 _MAX_ITEMS: Final = 1 << 17
@@ -45,7 +47,7 @@ class ProtocolError(Exception):
 
 def frame(payload: bytes) -> bytes:
     """A payload as it goes over the socket."""
-    return len(payload).to_bytes(LENGTH_BYTES) + payload
+    return _LENGTH.pack(len(payload)) + payload
 
 
 def pack(message: list[Any]) -> bytes:
@@ -74,11 +76,10 @@ def pack_error(number: object, error: errors.StoreError) -> bytes:
 
 def result_of(reply: tuple[Any, ...]) -> Any:
     """What a reply brings. Raises the error that it carries, and `ProtocolError`."""
-    match reply:
-        case (_, True, result):
-            return result
-        case (_, False, str(name), tuple(args)):
-            raise _unpack_error(name, args)
+    if len(reply) == 3 and reply[1] is True:
+        return reply[2]
+    if len(reply) == 4 and type(reply[3]) is tuple:
+        raise _unpack_error(reply[2], reply[3])
     raise ProtocolError(f"not a reply: {reply!r}")
 
 
@@ -87,23 +88,31 @@ class Inbox:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []
+        self._missing = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads that these bytes complete. Raises `ProtocolError` for one over the limit."""
-        buffer = self._buffer
-        buffer += data
+        if self._parts:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._parts)
         payloads = []
         start = 0
-        while len(buffer) - start >= LENGTH_BYTES:
-            end = start + LENGTH_BYTES + int.from_bytes(buffer[start : start + LENGTH_BYTES])
-            if end - start > self.limit + LENGTH_BYTES:
-                raise ProtocolError(f"a message of {end - start:,} bytes, over the limit of {self.limit:,}")
-            if len(buffer) < end:
+        self._missing = LENGTH_BYTES
+        while len(data) - start >= LENGTH_BYTES:
+            (length,) = _LENGTH.unpack_from(data, start)
+            if length > self.limit:
+                raise ProtocolError(f"a message of {length:,} bytes, over the limit of {self.limit:,}")
+            end = start + LENGTH_BYTES + length
+            if len(data) < end:
+                self._missing = end - len(data)
                 break
-            payloads.append(bytes(buffer[start + LENGTH_BYTES : end]))
+            payloads.append(data[start + LENGTH_BYTES : end])
             start = end
-        del buffer[:start]
+        self._parts = [data[start:]] if start < len(data) else []
         return payloads
 
 
