@@ -39,7 +39,7 @@ SKIP: Final = 2**32 - 1
 """In place of a frame's length: nothing more in this segment, go on in the next."""
 SKIP_MARK: Final = _FRAME_START.pack(SKIP, SKIP)
 
-_OFFSET_MASK: Final = 2**32 - 1
+OFFSET_MASK: Final = 2**32 - 1
 _PADDING: Final = tuple(bytes(-size & 7) for size in range(8))
 
 
@@ -85,7 +85,7 @@ def pack_record(record: Record, frame_offset: int) -> bytes:
     size = RECORD_HEADER.size + len(content)
     distance = offset - frame_offset
     rest = _RECORD_REST.pack(size, sequence, previous, position, timestamp, distance, len(key), kind) + content
-    return _CRC.pack(crc32(rest, offset & _OFFSET_MASK)) + rest + _PADDING[size & 7]
+    return _CRC.pack(crc32(rest, offset & OFFSET_MASK)) + rest + _PADDING[size & 7]
 
 
 def pack_frame(frame: Frame, records: bytes) -> bytes:
@@ -93,7 +93,7 @@ def pack_frame(frame: Frame, records: bytes) -> bytes:
     rest = (
         _FRAME_REST.pack(frame.commit_id, frame.first_position, frame.aggregates, frame.records, frame.epoch) + records
     )
-    return _FRAME_START.pack(frame.length, crc32(rest, frame.offset & _OFFSET_MASK)) + rest
+    return _FRAME_START.pack(frame.length, crc32(rest, frame.offset & OFFSET_MASK)) + rest
 
 
 def frame_is_whole(buffer: bytes, offset: int) -> bool:
@@ -101,12 +101,7 @@ def frame_is_whole(buffer: bytes, offset: int) -> bool:
     length: int
     crc: int
     length, crc = _FRAME_START.unpack_from(buffer)
-    return len(buffer) >= length and crc32(buffer[_FRAME_START.size : length], offset & _OFFSET_MASK) == crc
-
-
-def record_is_whole(crc: int, rest: bytes, offset: int) -> bool:
-    """Whether these are the bytes behind the CRC of the record at the offset."""
-    return crc32(rest, offset & _OFFSET_MASK) == crc
+    return len(buffer) >= length and crc32(buffer[_FRAME_START.size : length], offset & OFFSET_MASK) == crc
 
 
 def unpack_frame(buffer: bytes, offset: int) -> Frame:

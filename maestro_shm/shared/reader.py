@@ -83,10 +83,10 @@ class Reader:
         offset = known[1]
         while offset:
             sequence, offset, position, timestamp, payload = read(offset)
-            if sequence < min_sequence:
-                break
-            if sequence <= max_sequence:
+            if min_sequence <= sequence <= max_sequence:
                 found.append(unpack(aggregate_id, sequence, timestamp, position, payload))
+            if sequence <= min_sequence:
+                break
         found.reverse()
         return found
 
