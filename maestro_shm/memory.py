@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -25,6 +24,10 @@ class _StoredEvent(NamedTuple):
     timestamp: int
     position: int
     payload: bytes
+
+
+def _unpack(aggregate_id: str, stored: _StoredEvent) -> Event:
+    return codec.unpack_event(aggregate_id, stored.sequence, stored.timestamp, stored.position, stored.payload)
 
 
 _by_sequence: Final = attrgetter("sequence")
@@ -43,17 +46,13 @@ class MemoryStore(Store):
         self._forget()
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
-        events = list(events)
         packed = validation.pack_events(events, self._max_commit_bytes)
         with self._lock:
             self._check_open()
             for event in packed:
                 self._check_sequence(event)
             stored = [self._append(event) for event in packed]
-        return [
-            replace(event, timestamp=new.timestamp, position=new.position)
-            for event, new in zip(events, stored, strict=True)
-        ]
+        return [_unpack(event.aggregate_id, new) for event, new in zip(packed, stored, strict=True)]
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
@@ -75,10 +74,7 @@ class MemoryStore(Store):
             start = bisect_left(stream, min_sequence, key=_by_sequence)
             end = bisect_right(stream, max_sequence, key=_by_sequence)
             found = stream[start:end]
-        return [
-            codec.unpack_event(aggregate_id, event.sequence, event.timestamp, event.position, event.payload)
-            for event in found
-        ]
+        return [_unpack(aggregate_id, event) for event in found]
 
     def get_snapshot(
         self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE

@@ -22,7 +22,7 @@ class Store(ABC):
 
     @abstractmethod
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
-        """Store all of the events or none, and return them with their timestamp and position.
+        """Store all of the events or none, and return them as stored, with timestamp and position.
 
         Raises `InvalidEventError` for what breaks a rule of the data, and `SequenceConflictError` if the sequence
         number of any event is not above the last one stored for its aggregate: catch up and try again. No events at

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Self
 
-from maestro_shm import validation
+from maestro_shm import codec, validation
 from maestro_shm.errors import StoreClosedError, StoreUnavailableError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
@@ -93,14 +93,15 @@ class SharedStore(Store):
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
         self._check_open()
-        events = list(events)
         packed = validation.pack_events(events, self._max_commit_bytes)
         if not packed:
             return []
         first_position, timestamps = self._proxy.commit_events(packed)
         return [
-            Event(event.aggregate_id, event.sequence, event.type, event.body, timestamp, position, event.metadata)
-            for position, (event, timestamp) in enumerate(zip(events, timestamps, strict=True), first_position)
+            codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
+            for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
+                zip(packed, timestamps, strict=True), first_position
+            )
         ]
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
