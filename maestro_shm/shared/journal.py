@@ -140,7 +140,7 @@ class Journal:
             self.directory,
             incarnation=incarnation + 1,
             epoch=self.epoch,
-            clock=self._clock.last,
+            clock=words[head.CLOCK],
             max_commit_bytes=self.max_commit_bytes,
         )
         for word in (head.SERVER_PID, head.CLIENTS):
@@ -203,6 +203,7 @@ class Journal:
         return given
 
     def _draft(self, commit_id: bytes, size: int) -> _Draft:
+        self._clock.last = self._words[head.CLOCK]  # a draft that was refused leaves no trace
         if size > self.max_commit_bytes:
             raise InvalidEventError(f"the commit has {size:,} bytes, over the cap of {self.max_commit_bytes:,}")
         length = frames.FRAME_HEADER.size + size
