@@ -46,24 +46,42 @@ def attach(path: Path, timeout: float, deadline: float) -> Line:
     Each call on the line is bounded by `timeout`, the search by the deadline. Raises as `open_or_create`.
     """
     directories.check(path)
-    line = _connect(path, timeout)
+    line = find(path, timeout)
     while line is None:
         with _election(path, deadline):
-            line = _connect(path, timeout)
+            line = find(path, timeout)
             if line is None:
                 _check_creator(path)
                 launch(path, deadline)
-        line = line or _connect(path, timeout)
+        line = line or find(path, timeout)
         if line is None and time.monotonic() >= deadline:
             raise StoreUnavailableError(str(path), "no server could be reached in time")
     return line
+
+
+def find(path: Path, timeout: float) -> Line | None:
+    """A line to the server that the header tells of, or None if it is not there.
+
+    Raises `StoreUnavailableError` if there is one that does not answer, or does not speak our protocol.
+    """
+    try:
+        header = head.open_header(path)
+        epoch = header.words[head.EPOCH]
+        header.close()
+        return Line(str(directories.socket_path(path, epoch)), directories.read_key(path), timeout)
+    except (FileNotFoundError, ConnectionError, EOFError):
+        return None
+    except BlockingIOError:
+        raise StoreUnavailableError(str(path), f"its server does not answer within {timeout:g} s") from None
+    except wire.ProtocolError as error:
+        raise StoreUnavailableError(str(path), str(error)) from None
 
 
 def destroy(path: Path, timeout: float) -> None:
     """Remove a store that nobody uses. Raises `StoreUnavailableError` if somebody does."""
     directories.check(path)
     with _election(path, time.monotonic() + timeout):
-        line = _connect(path, timeout)
+        line = find(path, timeout)
         if line is None:
             _remove_unserved(path)
             return
@@ -83,21 +101,6 @@ def _election(path: Path, deadline: float) -> filelock.BaseFileLock:
     except FileNotFoundError:
         raise StoreUnavailableError(str(path), "it was removed meanwhile") from None
     return lock
-
-
-def _connect(path: Path, timeout: float) -> Line | None:
-    """A line to the server that the header tells of, or None if it is not there."""
-    try:
-        header = head.open_header(path)
-        epoch = header.words[head.EPOCH]
-        header.close()
-        return Line(str(directories.socket_path(path, epoch)), directories.read_key(path), timeout)
-    except (FileNotFoundError, ConnectionError, EOFError):
-        return None
-    except BlockingIOError:
-        raise StoreUnavailableError(str(path), f"its server does not answer within {timeout:g} s") from None
-    except wire.ProtocolError as error:
-        raise StoreUnavailableError(str(path), str(error)) from None
 
 
 def _check_creator(path: Path) -> None:

@@ -131,7 +131,7 @@ class Journal:
         self._append(draft, self._words[head.LAST_POSITION] + 1)
         return True
 
-    def reset(self) -> None:
+    def reset(self, _commit_id: bytes, _resent: object) -> None:
         """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
         self._check_epoch()
         words = self._words

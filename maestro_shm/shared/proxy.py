@@ -55,11 +55,11 @@ class StoreProxy(managers.BaseProxy):
 
     def reset(self) -> None:
         """Forget everything."""
-        self._ask("journal", "reset")
+        self._commit("reset")
 
     def stop(self) -> None:
         """End a private store and wait until it has ended. No error if its server is gone already."""
-        line = self._take()
+        line = self._take() or election.find(self._directory, self._timeout)
         if line is None:
             return
         try:
@@ -95,10 +95,6 @@ class StoreProxy(managers.BaseProxy):
                 line = self._attach(deadline)
         line.close()
         raise StoreUnavailableError(str(self._directory), "its server broke off the same commit several times")
-
-    def _ask(self, ident: str | None, method: str) -> Any:
-        line = self._take() or self._attach(time.monotonic() + self._timeout)
-        return wire.result_of(self._exchange(line, 0, [0, ident, method, []]))
 
     def _exchange(self, line: Line, number: int, message: list[Any]) -> tuple[Any, ...]:
         """The reply to a message. The line goes back to rest, or is closed whatever the error."""

@@ -17,7 +17,7 @@ from maestro_shm.records import Event, Snapshot
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared.frame import EVENT, SNAPSHOT
-from maestro_shm.shared.header import GENERATION, PUBLISHED
+from maestro_shm.shared.header import GENERATION, PUBLISHED, RETIRED
 from maestro_shm.shared.index import Index
 from maestro_shm.shared.log import Log
 from maestro_shm.shared.mapped import MappedFile
@@ -116,6 +116,10 @@ class Reader:
     def max_commit_bytes(self) -> int:
         """The size cap of a commit."""
         return self._current_view().words[head.MAX_COMMIT_BYTES]
+
+    def is_over(self) -> bool:
+        """Whether the store is gone, as far as it is known without a look at the directory."""
+        return self._view.words[GENERATION] == RETIRED and not (self._directory / head.NAME).exists()
 
     def close(self) -> None:
         """Unmap everything; reads raise `ValueError` from now on."""

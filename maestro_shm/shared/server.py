@@ -64,13 +64,17 @@ class LoopServer(managers.Server):
         self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
         self._idle_since = self._chores_due = time.monotonic()
         self._leaving = False
-        self._remove_directory = False
+        self._store_ends = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
 
-    def leave_on(self, descriptor: int) -> None:
+    def leave_on_signal(self, descriptor: int) -> None:
         """Leave when this descriptor becomes readable."""
         self._selector.register(descriptor, selectors.EVENT_READ, self._leave)
+
+    def end_with(self, descriptor: int) -> None:
+        """End the store when this descriptor becomes readable."""
+        self._selector.register(descriptor, selectors.EVENT_READ, self._end_store)
 
     def serve_forever(self) -> None:
         """Serve until it is time to leave, then clean up."""
@@ -89,14 +93,13 @@ class LoopServer(managers.Server):
         others = sum(peer.is_known for peer in self._peers) - 1
         if others:
             raise StoreUnavailableError(str(self.journal.directory), f"still in use by {others} other connections")
-        self._remove_directory = True
-        self._leave()
+        self._end_store()
 
     def stop(self) -> None:
         """End a private store."""
         if self._settings.creator is None:
             raise StoreUnavailableError(str(self.journal.directory), "not private, so its server is not to be stopped")
-        self._leave()
+        self._end_store()
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """What is ready. After a request the next is watched for a moment, since to wake from sleep takes longer.
@@ -198,14 +201,18 @@ class LoopServer(managers.Server):
             if not self._peers and now - self._idle_since > self._settings.idle_timeout:
                 self._leave()
         elif not creators.is_alive(creator):
-            self._leave()
+            self._end_store()
 
     def _leave(self) -> None:
         self._leaving = True
 
+    def _end_store(self) -> None:
+        self._store_ends = True
+        self._leave()
+
     def _end(self) -> None:
         self.listener.close()
-        if self._remove_directory or self._settings.creator is not None:
+        if self._store_ends:
             self.journal.retire()
             directories.remove(self.journal.directory)
         # Last of all, since a client that waits for the end waits for this.
@@ -240,10 +247,10 @@ def main(path: str) -> NoReturn:
     except StoreError as error:
         os.write(1, launch.FAILED + wire.pack_error(0, error))
         sys.exit(1)
-    server.leave_on(woken.fileno())
+    server.leave_on_signal(woken.fileno())
     creator = directories.read_settings(directory).creator
     if creator is not None and (descriptor := creators.watch(creator)) is not None:
-        server.leave_on(descriptor)
+        server.end_with(descriptor)
     _say_ready(directory)
     server.serve_forever()
     sys.exit(0)

@@ -178,9 +178,18 @@ def _reconnect(target: str, directory: str, timeout: float, allow_reset: bool) -
         known = _handles.get(key)
         if known is not None and not known._closed:
             return known
+        _close_ended()
         line = election.attach(Path(directory), timeout, time.monotonic() + timeout)
         _reconnected[key] = SharedStore(target, Path(directory), line, timeout=timeout, allow_reset=allow_reset)
         return _reconnected[key]
+
+
+def _close_ended() -> None:
+    """Let go of stores that are gone: a worker may live longer than many of them."""
+    for key, store in list(_reconnected.items()):
+        if store._closed or store._reader.is_over():
+            store.close()
+            del _reconnected[key]
 
 
 def _end_private(proxy: StoreProxy, directory: Path, creator: int) -> None:
