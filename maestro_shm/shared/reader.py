@@ -118,7 +118,7 @@ class Reader:
         return self._current_view().words[head.MAX_COMMIT_BYTES]
 
     def is_over(self) -> bool:
-        """Whether the store is gone, as far as it is known without a look at the directory."""
+        """Whether the store is gone."""
         return self._view.words[GENERATION] == RETIRED and not (self._directory / head.NAME).exists()
 
     def close(self) -> None:
