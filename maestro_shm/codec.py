@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 
+from maestro_shm.errors import shown
 from maestro_shm.records import Event
 
 MAX_DEPTH: Final = 100
@@ -60,7 +61,7 @@ def pack(values: list[Any], names: tuple[str, ...]) -> bytes:
                 _check(value, 1)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         for name, value in zip(names, values, strict=True):
-            if offence := _find_offender(value, name, 0):
+            if offence := _find_offender(value, name, 1):
                 raise offence from None
         raise UnstorableError(names[0], str(error)) from None
     return packed
@@ -123,7 +124,9 @@ def _find_offender(value: Any, path: str, depth: int) -> UnstorableError | None:
     if type(value) is dict:
         for key in value:
             if type(key) not in _KEYS:
-                return UnstorableError(path, f"cannot store the key {key!r} of type {_type_name(key)}; use str or int")
+                return UnstorableError(
+                    path, f"cannot store the key {shown(key)} of type {_type_name(key)}; use str or int"
+                )
             if offence := _offence(key, f"{path} key"):
                 return offence
     for item_path, item in _items(value, path):
@@ -134,9 +137,9 @@ def _find_offender(value: Any, path: str, depth: int) -> UnstorableError | None:
 
 def _items(container: Any, path: str) -> Iterator[tuple[str, Any]]:
     if type(container) is dict:
-        return ((f"{path}[{key!r}]", item) for key, item in container.items())
+        return ((f"{path}[{shown(key)}]", item) for key, item in container.items())
     if type(container) in (set, frozenset):
-        return ((f"{path}{{{item!r}}}", item) for item in container)
+        return ((f"{path}{{{shown(item)}}}", item) for item in container)
     return ((f"{path}[{index}]", item) for index, item in enumerate(container))
 
 

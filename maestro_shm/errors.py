@@ -6,6 +6,20 @@ Rules kept here: every error hands all its facts to `Exception.__init__`, so tha
 
 from __future__ import annotations
 
+_LONGEST_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """A value as an error's text shows it: never too long, and never itself the cause of an error.
+
+    (Python refuses to print an int of over 4,300 digits, and the `repr` of somebody's object may do anything.)
+    """
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 (see above)
+        return f"<{type(value).__name__} that cannot be shown>"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
 
 class MaestroError(Exception):
     """Base of every error that this package raises on its own account."""
@@ -50,7 +64,7 @@ class InvalidEventError(StoreError):
     def __str__(self) -> str:
         if self.aggregate_id is None:
             return self.reason
-        return f"{self.reason} (aggregate {self.aggregate_id!r}, sequence {self.sequence!r})"
+        return f"{self.reason} (aggregate {shown(self.aggregate_id)}, sequence {shown(self.sequence)})"
 
 
 class StoreUnavailableError(StoreError):

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from maestro_shm import codec
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.errors import InvalidEventError
+from maestro_shm.errors import InvalidEventError, shown
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 
 RECORD_OVERHEAD: Final = 64
@@ -53,7 +53,7 @@ def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:
 def pack_snapshot(snapshot: Snapshot, limit: int) -> bytes:
     """Check a snapshot and pack its body. Raises `InvalidEventError`, as `pack_events` does."""
     if type(snapshot) is not Snapshot:
-        msg = f"not a Snapshot: {snapshot!r}"
+        msg = f"not a Snapshot: {shown(snapshot)}"
         raise InvalidEventError(msg)
     check_aggregate_id(snapshot.aggregate_id)
     _check_sequence(snapshot)
@@ -74,40 +74,40 @@ def record_size(aggregate_id: str, payload: bytes) -> int:
 def check_aggregate_id(aggregate_id: object) -> None:
     """Raise `InvalidEventError` unless it is a non-empty `str` of valid Unicode."""
     if type(aggregate_id) is not str or not aggregate_id:
-        msg = f"an aggregate id must be a non-empty str, not {aggregate_id!r}"
+        msg = f"an aggregate id must be a non-empty str, not {shown(aggregate_id)}"
         raise InvalidEventError(msg)
     try:
         aggregate_id.encode()
     except UnicodeEncodeError as error:
-        msg = f"an aggregate id must be valid Unicode, not {aggregate_id!r}: {error.reason}"
+        msg = f"an aggregate id must be valid Unicode, not {shown(aggregate_id)}: {error.reason}"
         raise InvalidEventError(msg) from None
 
 
 def check_bounds(min_sequence: object, max_sequence: object) -> None:
     """Raise `InvalidEventError` unless both bounds of a read are integers."""
     if type(min_sequence) is not int or type(max_sequence) is not int:
-        msg = f"the bounds of a read must be integers, not {min_sequence!r} and {max_sequence!r}"
+        msg = f"the bounds of a read must be integers, not {shown(min_sequence)} and {shown(max_sequence)}"
         raise InvalidEventError(msg)
 
 
 def _check_event(event: Event) -> None:
     if type(event) is not Event:
-        msg = f"not an Event: {event!r}"
+        msg = f"not an Event: {shown(event)}"
         raise InvalidEventError(msg)
     check_aggregate_id(event.aggregate_id)
     _check_sequence(event)
     if type(event.type) is not str or not event.type:
-        raise _refuse(event, f"its type must be a non-empty str, not {event.type!r}")
+        raise _refuse(event, f"its type must be a non-empty str, not {shown(event.type)}")
     timestamp = event.timestamp
     if timestamp is not None and (type(timestamp) is not int or not 0 <= timestamp <= MAX_TIMESTAMP):
-        raise _refuse(event, f"its timestamp must be None or an int from 0 to {MAX_TIMESTAMP}, not {timestamp!r}")
+        raise _refuse(event, f"its timestamp must be None or an int from 0 to {MAX_TIMESTAMP}, not {shown(timestamp)}")
     if event.metadata is not None and type(event.metadata) is not dict:
-        raise _refuse(event, f"its metadata must be None or a dict, not {event.metadata!r}")
+        raise _refuse(event, f"its metadata must be None or a dict, not {shown(event.metadata)}")
 
 
 def _check_sequence(record: Event | Snapshot) -> None:
     if type(record.sequence) is not int or not 0 <= record.sequence <= MAX_SEQUENCE:
-        raise _refuse(record, f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {record.sequence!r}")
+        raise _refuse(record, f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {shown(record.sequence)}")
 
 
 def _over_limit(size: int, limit: int) -> str:

@@ -140,24 +140,23 @@ class GrowingIndex:
         """The offset that a word of the current generation holds."""
         return self._current.words[word]
 
-    def reserve(self, new_keys: int) -> bool:
-        """Make room for new keys, and say whether a next generation was published: words found before are void then.
+    def reserve(self, new_keys: int) -> None:
+        """Make room for new keys. Words that were found before are void if the header's generation changes by it.
 
         At half the slots a next generation of twice the size is begun; each call moves some slots to it, four for each
         new key, so that it is done before the current one is three quarters full. Raises `StoreFullError`.
         """
         if self._next is None:
             if self._load(new_keys) < self._current.capacity / 2:
-                return False
+                return
             self._next = self._begin(new_keys)
         self._move(self._next, _MOVED_ALWAYS + _MOVED_PER_NEW_KEY * new_keys)
         if self._load(new_keys) >= self._current.capacity * 3 / 4:
             self._move(self._next, self._current.capacity)
         if self._moved < self._current.capacity:
-            return False
+            return
         self._publish(self._next)
         self.reserve(new_keys)
-        return True
 
     def put(self, kind: int, key: bytes, offset: int, word: int | None) -> int:
         """Store the key's newest offset, in the word where it is if the caller knows that; return the word."""

@@ -97,8 +97,8 @@ class Journal:
         self._check_epoch()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
-        if resent and (outcome := self._outcome(commit_id, rows[0])):
-            return outcome
+        if resent and (frame := self._frame_of(EVENT, rows[0][0].encode(), rows[0][1], commit_id)):
+            return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
         first_position = self._words[head.LAST_POSITION] + 1
         keys = [row[0].encode() for row in rows]
         draft = self._draft(commit_id, sum(map(frames.record_size, keys, [row[3] for row in rows])))
@@ -124,14 +124,14 @@ class Journal:
         before = self._head(SNAPSHOT, key)
         _, offset, last_sequence = before
         if sequence <= last_sequence:
-            return bool(resent) and self._files.log.frame_of(offset).commit_id == commit_id
+            return bool(resent) and self._frame_of(SNAPSHOT, key, sequence, commit_id) is not None
         draft = self._draft(commit_id, frames.record_size(key, payload))
         timestamp = self._clock.tick()
         draft.add(Record(draft.next_offset, SNAPSHOT, key, sequence, offset, 0, timestamp, payload), before)
         self._append(draft, self._words[head.LAST_POSITION] + 1)
         return True
 
-    def reset(self, _commit_id: bytes, _resent: object) -> None:
+    def reset(self) -> None:
         """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
         self._check_epoch()
         words = self._words
@@ -172,19 +172,17 @@ class Journal:
         if self._words[head.EPOCH] != self.epoch:
             raise StoreUnavailableError(str(self.directory), "another server has taken over; this one must not write")
 
-    def _outcome(self, commit_id: bytes, row: Row) -> tuple[int, list[int]] | None:
-        """What the commit was answered if it is in the log: the first of its events tells."""
-        aggregate_id, sequence, _, _ = row
+    def _frame_of(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
+        """The frame of the commit, if it is in the log: the first of its records tells."""
         log = self._files.log
-        _, offset, _ = self._head(EVENT, aggregate_id.encode())
-        while offset:
-            found, previous, *_ = log.read(offset)
-            if found <= sequence:
-                break
-            offset = previous
-        if not offset or found != sequence or (frame := log.frame_of(offset)).commit_id != commit_id:
+        _, offset, found = self._head(kind, key)
+        while offset and found > sequence:
+            offset = log.read(offset)[1]
+            found = log.read(offset)[0] if offset else -1
+        if not offset or found != sequence:
             return None
-        return frame.first_position, [record.timestamp for record in log.records(frame)]
+        frame = log.frame_of(offset)
+        return frame if frame.commit_id == commit_id else None
 
     def _head(self, kind: int, key: bytes) -> _Head:
         known = self._heads.get((kind, key))
@@ -209,6 +207,17 @@ class Journal:
         length = frames.FRAME_HEADER.size + size
         return _Draft(commit_id, self._files.log.place(self._words[head.PUBLISHED], length), length)
 
+    def _reserve(self, draft: _Draft, last_position: int) -> None:
+        """Whatever can fail for want of room."""
+        generation = self._words[head.GENERATION]
+        try:
+            self._files.log.reserve(draft.offset + draft.length)
+            self._files.positions.reserve(last_position)
+            self._files.index.reserve(draft.new_keys)
+        finally:
+            if self._words[head.GENERATION] != generation or len(self._heads) > _CACHED_HEADS:
+                self._heads.clear()
+
     def _append(self, draft: _Draft, first_position: int) -> None:
         words = self._words
         log, positions, index = self._files.log, self._files.positions, self._files.index
@@ -216,13 +225,11 @@ class Journal:
         aggregates = words[head.AGGREGATES] + draft.new_streams
         facts = (draft.commit_id, first_position, aggregates, len(draft.packed), self.epoch)
         packed = frames.pack_frame(Frame(draft.offset, draft.length, *facts), b"".join(draft.packed))
-        log.reserve(draft.offset + draft.length)
-        positions.reserve(first_position + events - 1)
-        words_are_void = index.reserve(draft.new_keys)
+        generation = words[head.GENERATION]
+        self._reserve(draft, first_position + events - 1)
+        words_are_void = words[head.GENERATION] != generation
 
         log.write(words[head.PUBLISHED], draft.offset, packed)
-        if words_are_void or len(self._heads) > _CACHED_HEADS:
-            self._heads.clear()
         for (kind, key), (known_word, offset, sequence) in draft.heads.items():
             word = index.put(kind, key, offset, None if words_are_void else known_word)
             self._heads[kind, key] = (word, offset, sequence)

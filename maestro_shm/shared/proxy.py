@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import managers
 from pathlib import Path
 from typing import Any, Final
@@ -45,17 +45,19 @@ class StoreProxy(managers.BaseProxy):
 
     def commit_events(self, rows: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
         """The position of the first event and the timestamps of all."""
-        position, timestamps = self._commit("commit_events", rows)
+        position, timestamps = self._call("commit_events", lambda commit_id, resent: [commit_id, rows, resent])
         return position, timestamps
 
     def commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         """Whether the snapshot was stored."""
-        stored: bool = self._commit("commit_snapshot", aggregate_id, sequence, payload)
+        stored: bool = self._call(
+            "commit_snapshot", lambda commit_id, resent: [commit_id, aggregate_id, sequence, payload, resent]
+        )
         return stored
 
     def reset(self) -> None:
         """Forget everything."""
-        self._commit("reset")
+        self._call("reset", lambda _commit_id, _resent: [])
 
     def stop(self) -> None:
         """End a private store and wait until it has ended. No error if its server is gone already."""
@@ -81,15 +83,15 @@ class StoreProxy(managers.BaseProxy):
         self._client_id = os.urandom(8)
         self._numbers = itertools.count(1)
 
-    def _commit(self, method: str, *arguments: Any) -> Any:
-        """The result of a commit. Raises the error that it was answered with, or `StoreUnavailableError`."""
+    def _call(self, method: str, arguments: Callable[[bytes, bool], list[Any]]) -> Any:
+        """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`."""
         deadline = time.monotonic() + self._timeout
         line = self._take() or self._attach(deadline)
         number = next(self._numbers)
         commit_id = self._client_id + number.to_bytes(8)
         for resent in (False, True, True, True):
             try:
-                reply = self._exchange(line, number, [number, "journal", method, [commit_id, *arguments, resent]])
+                reply = self._exchange(line, number, [number, "journal", method, arguments(commit_id, resent)])
                 return wire.result_of(reply)
             except _BROKEN:
                 line = self._attach(deadline)

@@ -202,6 +202,8 @@ def _replay(files: WriterFiles) -> None:
             str(files.header.path), end, f"the log ends here, but {words[head.DURABLE]} bytes had reached the disk"
         )
     files.log.resume(end)
+    # The header's page may have reached the disk before the log's.
+    words[head.EPOCH] = max(words[head.EPOCH], epoch)
     words[head.LAST_POSITION], words[head.AGGREGATES], words[head.PUBLISHED] = last_position, aggregates, end
 
 

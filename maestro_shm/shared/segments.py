@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from maestro_shm.errors import StoreFullError
 from maestro_shm.shared.mapped import PAGE, MappedFile
 
 LARGEST_STEP: Final = 16 << 20
@@ -52,10 +53,18 @@ class Segments:
         """
         while self._allocated_end < end:
             number, start = divmod(self._allocated_end, self.size)
+            needed = min(start + _pages(end - self._allocated_end), self.size)
             step = min(max(self._first_step, self._allocated_end), LARGEST_STEP)
-            stop = min(start + max(step, PAGE), self.size)
-            self._allocate(number, start, stop)
-            self._allocated_end = number * self.size + stop
+            wanted = max(needed, min(start + _pages(step), self.size))
+            try:
+                self._allocate(number, start, wanted)
+            except StoreFullError:
+                if needed == wanted:
+                    raise
+                # There may still be room for what is needed now.
+                wanted = needed
+                self._allocate(number, start, wanted)
+            self._allocated_end = number * self.size + wanted
 
     def close(self) -> None:
         """Unmap all the segments."""
@@ -67,3 +76,7 @@ class Segments:
             self.files[number].allocate(start, stop)
         else:
             self.files.append(MappedFile.create(self.path(number), self.size, stop))
+
+
+def _pages(size: int) -> int:
+    return (size + PAGE - 1) & -PAGE
