@@ -43,6 +43,11 @@ class _View:
         self.generation = generation
         self.heads: dict[str, _Head] = {}
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether these files are no longer the store's."""
+        return self.words[GENERATION] == RETIRED
+
     def newest(self, kind: int, key: bytes, published: int) -> tuple[int, int]:
         """The word of a key and the offset of its newest published record; the offset is 0 where there is none."""
         word = self.index.find(kind, key)
@@ -53,32 +58,29 @@ class _View:
             offset = self.log.read(offset)[1]
         return word, offset
 
+    def head(self, aggregate_id: str, published: int) -> _Head | None:
+        """Where the stream ends."""
+        known = self.heads.get(aggregate_id)
+        # An offset that was published before is so for ever: where the index still has it, nothing is new.
+        if known is not None and self.index_words[known[0]] == known[1]:
+            return known
+        word, offset = self.newest(EVENT, aggregate_id.encode(), published)
+        if not offset:
+            return None
+        if len(self.heads) >= _CACHED_HEADS:
+            self.heads.clear()
+        found = self.heads[aggregate_id] = (word, offset, self.log.read(offset)[0])
+        return found
 
-class Reader:
-    """Reads of one store in one process. Threads may share it, and it goes on working after a fork."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._view = self._open()
-
-    @property
-    def epoch(self) -> int:
-        """The number of the newest server."""
-        return self._current_view().words[head.EPOCH]
-
-    def last_sequence(self, aggregate_id: str) -> int | None:
-        """The sequence number of the newest event, or None."""
-        view, published = self._cut()
-        known = self._head(view, aggregate_id, published)
+    def last_sequence(self, published: int, aggregate_id: str) -> int | None:
+        known = self.head(aggregate_id, published)
         return known[2] if known else None
 
-    def events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
-        """The events between the bounds, both included, in sequence order."""
-        view, published = self._cut()
-        known = self._head(view, aggregate_id, published)
+    def events(self, published: int, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
+        known = self.head(aggregate_id, published)
         if known is None or known[2] < min_sequence:
             return []
-        read, unpack = view.log.read, codec.unpack_event
+        read, unpack = self.log.read, codec.unpack_event
         found = []
         offset = known[1]
         while offset:
@@ -90,14 +92,54 @@ class Reader:
         found.reverse()
         return found
 
-    def snapshot(self, aggregate_id: str) -> Snapshot | None:
-        """The stored snapshot, or None."""
-        view, published = self._cut()
-        _, offset = view.newest(SNAPSHOT, aggregate_id.encode(), published)
+    def snapshot(self, published: int, aggregate_id: str) -> Snapshot | None:
+        _, offset = self.newest(SNAPSHOT, aggregate_id.encode(), published)
         if not offset:
             return None
-        sequence, _, _, _, payload = view.log.read(offset)
+        sequence, _, _, _, payload = self.log.read(offset)
         return Snapshot(aggregate_id, sequence, codec.unpack(payload)[0])
+
+
+class Reader:
+    """Reads of one store in one process. Threads may share it, and it goes on working after a fork.
+
+    A segment is mapped when it is first read, and a reset may have removed it by then: the read begins again on the
+    new files. (Written out three times, since a call in between would cost a freshness check a third of its time.)
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._view = self._open()
+
+    def last_sequence(self, aggregate_id: str) -> int | None:
+        """The sequence number of the newest event, or None."""
+        while True:
+            view, published = self._cut()
+            try:
+                return view.last_sequence(published, aggregate_id)
+            except FileNotFoundError:
+                if not view.is_retired:
+                    raise
+
+    def events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
+        """The events between the bounds, both included, in sequence order."""
+        while True:
+            view, published = self._cut()
+            try:
+                return view.events(published, aggregate_id, min_sequence, max_sequence)
+            except FileNotFoundError:
+                if not view.is_retired:
+                    raise
+
+    def snapshot(self, aggregate_id: str) -> Snapshot | None:
+        """The stored snapshot, or None."""
+        while True:
+            view, published = self._cut()
+            try:
+                return view.snapshot(published, aggregate_id)
+            except FileNotFoundError:
+                if not view.is_retired:
+                    raise
 
     def stats(self) -> dict[str, Any]:
         """The figures of the store."""
@@ -119,7 +161,7 @@ class Reader:
 
     def is_over(self) -> bool:
         """Whether the store is gone."""
-        return self._view.words[GENERATION] == RETIRED and not (self._directory / head.NAME).exists()
+        return self._view.is_retired and not (self._directory / head.NAME).exists()
 
     def close(self) -> None:
         """Unmap everything; reads raise `ValueError` from now on."""
@@ -135,19 +177,6 @@ class Reader:
             view = self._current_view()
             published = view.words[PUBLISHED]
         return view, published
-
-    def _head(self, view: _View, aggregate_id: str, published: int) -> _Head | None:
-        known = view.heads.get(aggregate_id)
-        # An offset that was published before is so for ever: where the index still has it, nothing is new.
-        if known is not None and view.index_words[known[0]] == known[1]:
-            return known
-        word, offset = view.newest(EVENT, aggregate_id.encode(), published)
-        if not offset:
-            return None
-        if len(view.heads) >= _CACHED_HEADS:
-            view.heads.clear()
-        found = view.heads[aggregate_id] = (word, offset, view.log.read(offset)[0])
-        return found
 
     def _current_view(self) -> _View:
         view = self._view
