@@ -1,0 +1,77 @@
+"""The course of a run: who is open when, and what is measured then."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import maestro_shm as ms
+from benchmarks import figures, rivals
+from benchmarks.contestant import Contestant
+from benchmarks.filled_store import fill_large, fill_small
+from benchmarks.first_read import time_first_reads
+from benchmarks.fresh_process import FreshProcesses
+from benchmarks.results import Results
+from benchmarks.rivals.maestro import Maestro
+from benchmarks.rivals.manager_object import ManagerObject
+from benchmarks.rivals.rival import Contender
+from benchmarks.server_memory import measure_memory
+from benchmarks.settings import Settings
+from benchmarks.workers import compare_crowds
+
+_MEMORY: Final = Path("/dev/shm")
+
+_Say = Callable[[str], None]
+
+
+def measure(settings: Settings, say: _Say) -> Results:
+    """Everything; `say` is told what is going on."""
+    started = perf_counter()
+    results = Results(settings)
+    with FreshProcesses() as fresh:
+        _play_figures(results, say)
+        _compare_crowds(results, say)
+        _try_large_store(results, fresh, say)
+    results.seconds = perf_counter() - started
+    return results
+
+
+def _play_figures(results: Results, say: _Say) -> None:
+    with ExitStack() as stack:
+        contestants = [Contestant(stack.enter_context(_opened(rival))) for rival in rivals.ALL]
+        gc.freeze()  # or the heap of one rival would slow the garbage collections in the turns of the others
+        stack.callback(gc.unfreeze)
+        for figure in figures.ALL:
+            say(f"{figure.name} …")
+            results.timings += figures.play(figure, contestants, results.settings)
+
+
+def _compare_crowds(results: Results, say: _Say) -> None:
+    say(f"{results.settings.few_workers} and {results.settings.many_workers} workers …")
+    with _opened(Maestro) as ours, _opened(ManagerObject) as theirs:
+        results.throughputs = compare_crowds([ours, theirs], results.settings)
+
+
+def _try_large_store(results: Results, fresh: FreshProcesses, say: _Say) -> None:
+    say("a large store …")
+    with ms.connect() as small, ms.connect() as large:
+        filled = [fill_small(small, results.settings), fill_large(large, results.settings)]
+        results.large_events = filled[1].events
+        results.first_reads = time_first_reads(fresh, filled, results.settings)
+        results.memory = measure_memory(filled[1])
+
+
+@contextmanager
+def _opened(rival: type[Contender]) -> Iterator[Contender]:
+    """In a directory of its own, in memory where the machine has such a place."""
+    place = _MEMORY if _MEMORY.is_dir() else None
+    with (
+        tempfile.TemporaryDirectory(prefix="maestro-bench-", dir=place) as directory,
+        rival(Path(directory)) as contender,
+    ):
+        yield contender

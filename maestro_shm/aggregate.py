@@ -1,0 +1,263 @@
+"""Aggregate roots: the state of one aggregate, and the lifecycle of its commands.
+
+Rules kept here: an event is applied after its commit and never before, once, in the order of its sequence. A root is
+never half applied: when a handler of events raises, the root forgets its state. Nothing of a command is committed
+unless its handler saw every event stored before. Roots leave no gap in a stream and start it at 1, but put up with
+raw events that leave gaps or start at 0. Nothing is known here of any store beyond the contract.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, ClassVar, Final, Self
+
+from maestro_shm.clock import new_id
+from maestro_shm.errors import InvalidHandlerError, RetriesExhaustedError, SequenceConflictError
+from maestro_shm.handlers import Handlers, collect
+from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot
+from maestro_shm.store import Store
+from maestro_shm.validation import check_aggregate_id
+
+_NOT_LOADED: Final = object()
+_FIRST_PAUSE: Final = 0.0005
+_LONGEST_PAUSE: Final = 0.05
+
+
+class Aggregate:
+    """The root of one aggregate: subclass it, and register handlers by `on_command`, `on_event` and `upcast`.
+
+    A root keeps the state that it has seen and catches up with the store when asked. Roots of one aggregate may exist
+    in many processes and threads at once, but each root belongs to one thread at a time. It pickles as its class,
+    store and id, and loads the state anew on the other side. After `Store.reset`, make roots anew.
+
+    Raises `InvalidEventError` for an id that is not a non-empty `str`.
+    """
+
+    initial_state: ClassVar[Any] = None
+    """The state before the first event, copied for every start; or a method (or a type) that makes it."""
+    state_version: ClassVar[int] = 1
+    """Raise it when the state's form or the handlers of events change: snapshots of other versions are not used."""
+    snapshot_every: ClassVar[int | None] = None
+    """Take a snapshot after a commit once it is this many sequence numbers past the last known one; None for never."""
+    retry_timeout: ClassVar[float] = 30.0
+    """For how many seconds `evaluate` goes on trying while it meets conflicts."""
+
+    id: str
+    """Which aggregate this is the root of."""
+    store: Store
+    """Where its events are."""
+    conflicts: int
+    """How many conflicts this root has met so far."""
+
+    _handlers: ClassVar[Handlers] = Handlers("Aggregate", {}, {}, {})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._handlers = collect(cls, Aggregate)
+
+    def __init__(self, store: Store, id: str) -> None:  # noqa: A002 (public name)
+        check_aggregate_id(id)
+        self.id = id
+        self.store = store
+        self.conflicts = 0
+        self._evaluating: str | None = None
+        self._forget()
+
+    @classmethod
+    def new(cls, store: Store) -> Self:
+        """The root of a new aggregate, with an id that nobody else has."""
+        return cls(store, new_id())
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the last event in the root's state; 0 before there are any. Never asks the store."""
+        return max(self._next_sequence - 1, 0)
+
+    @property
+    def state(self) -> Any:
+        """The same as `get()`."""
+        return self.get()
+
+    def get(self) -> Any:
+        """The state that the root has, which may be stale; it is loaded at the first use. Not to be changed."""
+        return self.fetch() if self._state is _NOT_LOADED else self._state
+
+    def fetch(self) -> Any:
+        """Catch up with the store and return the state. Not to be changed.
+
+        Raises `InvalidHandlerError` for an event whose type has no handler, and what handlers of events raise; the
+        root has then forgotten its state, and loads it anew at the next use.
+        """
+        if self._state is _NOT_LOADED:
+            self._load()
+        else:
+            self._apply(self.store.get_events(self.id, self._next_sequence))
+        return self._state
+
+    def replay(self, sequence: int) -> Any:
+        """The past state, as it was after this sequence number; the root stays where it is.
+
+        A number below the first event's gives the initial state, one above the last event's the newest. Raises as
+        `fetch` does.
+        """
+        state, next_sequence = self._start(sequence)
+        for event in self.store.get_events(self.id, next_sequence, max_sequence=sequence):
+            state = self._handlers.next_state(state, event)
+        return state
+
+    def evaluate(self, command: Command) -> list[Event]:
+        """Bring the state up to date, ask the command's handler, commit and apply what it returns.
+
+        Returns the stored events, with position and timestamp; none are no error. After a conflict it catches up and
+        evaluates again, pausing at random between attempts, and raises `RetriesExhaustedError` once `retry_timeout`
+        seconds are over. What the handler raises comes through unchanged, and nothing is committed then; the same
+        holds for `InvalidHandlerError`, when the command or an event has no handler or the handler returns anything
+        but `NewEvent`s. What a handler of events raises comes through too, but that is after the commit: handlers of
+        events must always succeed. An automatic snapshot that fails gives a `RuntimeWarning`.
+        """
+        handler = self._handlers.for_command(command.type)
+        self._refuse_nesting(command)
+        attempts = _Attempts(self.retry_timeout)
+        while (stored := self._attempt(handler, command)) is None:
+            self.conflicts += 1
+            if not attempts.pause():
+                raise RetriesExhaustedError(self.id, command.type, attempts.count, attempts.seconds())
+        if stored:
+            self._apply(map(_private_copy, stored))
+            self._snapshot_if_due()
+        return stored
+
+    def snapshot(self) -> bool:
+        """Catch up and store a snapshot, so that roots load faster; say whether the store took it.
+
+        False if there are no events yet, or the store has a snapshot of this sequence number or a newer one. Raises
+        `InvalidEventError` if the state cannot be stored: see `prepare_snapshot`.
+        """
+        self.fetch()
+        return self._next_sequence > 0 and self._store_snapshot()
+
+    def prepare_snapshot(self, state: Any) -> Any:
+        """What to store of a state, in values that bodies may hold; must leave the state as it is. For overriding."""
+        return state
+
+    def use_snapshot(self, body: Any) -> Any:
+        """The state that `prepare_snapshot` made this body of. For overriding."""
+        return body
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Store, str]]:
+        return type(self), (self.store, self.id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id!r} at sequence {self.sequence}>"
+
+    def _forget(self) -> None:
+        self._state: Any = _NOT_LOADED
+        # Not the sequence number itself: that cannot tell "no events yet" from a raw event with sequence 0.
+        self._next_sequence = 0
+        self._snapshot_sequence = 0
+
+    def _load(self) -> None:
+        state, next_sequence = self._start(MAX_SEQUENCE)
+        events = self.store.get_events(self.id, next_sequence)
+        # Assigned when the store has told everything, lest a failed read leave a state that was never up to date.
+        self._state, self._next_sequence = state, next_sequence
+        self._snapshot_sequence = self.sequence
+        self._apply(events)
+
+    def _start(self, max_sequence: int) -> tuple[Any, int]:
+        """The state to begin with on the way to `max_sequence`, and the sequence number to go on from."""
+        snapshot = self.store.get_snapshot(self.id, max_sequence=max_sequence)
+        if snapshot is not None and self._is_usable(snapshot.body):
+            return self.use_snapshot(snapshot.body["state"]), snapshot.sequence + 1
+        initial = self.initial_state
+        return deepcopy(initial() if callable(initial) else initial), 0
+
+    def _is_usable(self, body: Any) -> bool:
+        return isinstance(body, dict) and "state" in body and body.get("state_version") == self.state_version
+
+    def _apply(self, events: Iterable[Event]) -> None:
+        try:
+            for event in events:
+                self._state = self._handlers.next_state(self._state, event)
+                self._next_sequence = event.sequence + 1
+        except BaseException:
+            # The handler may have changed the state in place before it raised.
+            self._forget()
+            raise
+
+    def _attempt(self, handler: Callable[[Any, Command], Iterable[NewEvent]], command: Command) -> list[Event] | None:
+        """The stored events, or None after a conflict."""
+        self.fetch()
+        # Taken before the handler runs: should it move the root, its decision is stale and has to conflict.
+        first = self.sequence + 1
+        new = self._decide(handler, command)
+        events = [Event(self.id, first + i, e.type, e.body, metadata=e.metadata) for i, e in enumerate(new)]
+        try:
+            stored = self.store.commit_events(events) if events else []
+        except SequenceConflictError:
+            return None
+        return [_private_copy(event) for event in stored]
+
+    def _decide(self, handler: Callable[[Any, Command], Iterable[NewEvent]], command: Command) -> list[NewEvent]:
+        self._evaluating = command.type
+        try:
+            return self._handlers.new_events(command, handler(self, command))
+        finally:
+            self._evaluating = None
+
+    def _refuse_nesting(self, command: Command) -> None:
+        # Events of the inner command would make the outer one conflict and evaluate both again, for ever.
+        if self._evaluating is not None:
+            reason = f"evaluated while {self!r} evaluates {self._evaluating!r}; let that handler return all the events"
+            raise InvalidHandlerError(command.type, reason)
+
+    def _store_snapshot(self) -> bool:
+        body = {"state_version": self.state_version, "state": self.prepare_snapshot(self._state)}
+        stored = self.store.commit_snapshot(Snapshot(self.id, self.sequence, body))
+        self._snapshot_sequence = self.sequence
+        return stored
+
+    def _snapshot_if_due(self) -> None:
+        if self.snapshot_every is None or self.sequence - self._snapshot_sequence < self.snapshot_every:
+            return
+        try:
+            self._store_snapshot()
+        except Exception as error:  # noqa: BLE001 (the command has succeeded, whatever becomes of the snapshot)
+            message = f"no snapshot of {self!r}, though its events are committed: {error!r}"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class _Attempts:
+    """Counts the attempts of one command and pauses between them: exponential back-off with full jitter."""
+
+    def __init__(self, timeout: float) -> None:
+        self.count = 1
+        self._started = time.monotonic()
+        self._deadline = self._started + timeout
+        self._longest = 0.0
+
+    def pause(self) -> bool:
+        """Wait for the next attempt, the first time not at all; False, and no wait, if the deadline has passed."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            return False
+        if self._longest:
+            time.sleep(min(left, random.uniform(0, self._longest)))  # noqa: S311 (a pause is no secret)
+        self._longest = min(self._longest * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self.count += 1
+        return True
+
+    def seconds(self) -> float:
+        """How long the attempts have taken together."""
+        return time.monotonic() - self._started
+
+
+def _private_copy(event: Event) -> Event:
+    # A handler may have built the body of parts of the command or the state, and handlers of events may keep it: what
+    # is applied and what the caller gets must both stay as they were stored.
+    return replace(event, body=deepcopy(event.body), metadata=deepcopy(event.metadata))

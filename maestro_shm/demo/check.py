@@ -1,0 +1,38 @@
+"""Whether the store holds what the recount says.
+
+Rules kept here: every aggregate is read back by a fresh root, and every difference is told, with both figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from maestro_shm import Store
+from maestro_shm.demo.commands import root_of
+from maestro_shm.demo.recount import Recount
+
+States = dict[str, dict[str, Any]]
+
+
+def read_states(store: Store, expected: Recount) -> States:
+    """The state of every aggregate that must be there, as the store has it now."""
+    return {aggregate_id: root_of(store, aggregate_id).fetch() for aggregate_id in sorted(expected.totals)}
+
+
+def differences(store: Store, states: States, expected: Recount) -> Iterator[str]:
+    """What is wrong, one line each."""
+    for aggregate_id, state in states.items():
+        yield from _of_one(aggregate_id, state, expected.expected(aggregate_id))
+    stats = store.stats()
+    for name, wanted in (("events", expected.events), ("aggregates", len(expected.totals))):
+        if stats[name] != wanted:
+            yield f"the store has {stats[name]:,} {name} where there should be {wanted:,}"
+
+
+def _of_one(aggregate_id: str, state: dict[str, Any], expected: dict[str, int | str]) -> Iterator[str]:
+    for name in sorted(state.keys() | expected.keys()):
+        # A counter that was never touched is missing on one side and zero or None on the other.
+        found, wanted = state.get(name) or 0, expected.get(name, 0)
+        if found != wanted:
+            yield f"{aggregate_id}: {name} is {found} and should be {wanted}"

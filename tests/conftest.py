@@ -1,0 +1,54 @@
+"""Fixtures over every kind of store; the kinds themselves are listed in `store_contract.STORES`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from store_contract import STORES
+
+import maestro_shm as ms
+
+
+@pytest.fixture(params=STORES)
+def store_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def kept_stores() -> Iterator[Callable[[str], ms.Store]]:
+    """One store of each kind for the whole run: starting a server for each test would take most of its time."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda kind: stack.enter_context(STORES[kind]()))
+
+
+@pytest.fixture
+def store(store_kind: str, kept_stores: Callable[[str], ms.Store]) -> ms.Store:
+    """An empty store of each kind. A test that closes its store takes one from `make_store` instead."""
+    kept = kept_stores(store_kind)
+    kept.reset()
+    return kept
+
+
+@pytest.fixture
+def make_store(store_kind: str) -> Iterator[Callable[..., ms.Store]]:
+    """Make a store of each kind that no other test sees, with options for `connect`."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> ms.Store:
+            return stack.enter_context(STORES[store_kind](**options))
+
+        yield make
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Let threads take turns after 1 µs instead of 5 ms, so that what they can do to each other, they do."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
