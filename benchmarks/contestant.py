@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 from benchmarks.rivals.rival import Contender, Rival
 from benchmarks.workload import AGGREGATES, PREFILL, READ
 
@@ -15,6 +17,7 @@ class Contestant:
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
+        self.turns = cycle(AGGREGATES)
         self.heads = dict.fromkeys(AGGREGATES, 0)
         for aggregate_id in AGGREGATES:
             self.contender.commit(aggregate_id, self.advance(aggregate_id, PREFILL), PREFILL)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 from typing import Final
 
 from benchmarks.contestant import Contestant
 from benchmarks.settings import Settings
 from benchmarks.timing import Timing, summarize, time_calls
-from benchmarks.workload import AGGREGATES, BATCH
+from benchmarks.workload import BATCH
 
 _Call = Callable[[], object]
 _WAKE_CALLS: Final = 5
@@ -75,6 +75,6 @@ def play(figure: Figure, contestants: Sequence[Contestant], settings: Settings) 
 
 
 def _take_turn(figure: Figure, contestant: Contestant, calls: int) -> list[int]:
-    aggregates = islice(cycle(AGGREGATES), _WAKE_CALLS + calls)
+    aggregates = islice(contestant.turns, _WAKE_CALLS + calls)
     bound = [figure.bind(contestant, aggregate_id) for aggregate_id in aggregates]
     return time_calls(bound)[_WAKE_CALLS:]

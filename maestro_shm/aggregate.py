@@ -198,10 +198,9 @@ class Aggregate:
         new = self._decide(handler, command)
         events = [Event(self.id, first + i, e.type, e.body, metadata=e.metadata) for i, e in enumerate(new)]
         try:
-            stored = self.store.commit_events(events) if events else []
+            return self.store.commit_events(events) if events else []
         except SequenceConflictError:
             return None
-        return [_private_copy(event) for event in stored]
 
     def _decide(self, handler: Callable[[Any, Command], Iterable[NewEvent]], command: Command) -> list[NewEvent]:
         self._evaluating = command.type
@@ -258,6 +257,6 @@ class _Attempts:
 
 
 def _private_copy(event: Event) -> Event:
-    # A handler may have built the body of parts of the command or the state, and handlers of events may keep it: what
-    # is applied and what the caller gets must both stay as they were stored.
+    # Handlers of events may keep parts of the body in the state and change them there: what the caller gets must stay
+    # as it was stored.
     return replace(event, body=deepcopy(event.body), metadata=deepcopy(event.metadata))
