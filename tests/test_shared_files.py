@@ -437,7 +437,7 @@ def test_an_index_whose_writer_was_killed_at_any_line_of_its_publication_holds_e
             index = books.journal._files.index
             assert index._next is not None, "the next generation ought to be under way"
             index._move(index._next, 1010)
-            killed = killed_at_line(step, lambda: commit(books.journal, ("last", 1, None)), within="_publish")  # noqa: B023 (called at once)
+            killed = killed_at_line(step, lambda: commit(books.journal, ("last", 1, None)), within="_publish")
             books.reopen()
             if stored := books.reader.last_sequence("last") is not None:
                 books.note(("last", 1, None))
