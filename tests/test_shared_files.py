@@ -664,7 +664,8 @@ def test_a_reset_empties_the_store_under_open_readers(books: Books) -> None:
         before = word(books.directory, head.CLOCK)
         books.reset()
         books.streams, books.snapshots = {}, {}
-        assert late.last_sequence("key-1") is books.reader.snapshot("key-1") is None
+        assert late.last_sequence("key-1") is None
+        assert books.reader.snapshot("key-1") is None
         position, (timestamp,) = books.commit(("a", 1, round_))
         assert (position, timestamp > before) == (1, True)
         books.check(late)
@@ -690,11 +691,12 @@ def test_a_read_that_a_reset_overtakes_gives_the_old_or_the_new(
         return taken
 
     monkeypatch.setattr(books.reader, "_cut", slow_cut)
-    found = {
+    reads: dict[str, Callable[[], Any]] = {
         "events": lambda: [event.body for event in books.reader.events("a", 0, 9)],
         "last_sequence": lambda: books.reader.last_sequence("a"),
         "snapshot": lambda: books.reader.snapshot("a"),
-    }[read]()
+    }
+    found = reads[read]()
     assert found in ([], None, ["old"], 1, ms.Snapshot("a", 1, "old"))
 
 
@@ -808,7 +810,7 @@ def test_a_commit_without_room_is_refused_whole_whichever_allocation_fails(
 def _write_with_failure(books: Books, number: int, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Commits that make everything grow; one of them meets the failure and is repeated. Says whether one did."""
     refused = False
-    commits = [[("big", 1, b"x" * (900 << 10))], [("big", 2, b"x" * (900 << 10))]]
+    commits: list[list[tuple[str, int, Any]]] = [[("big", 1, b"x" * (900 << 10))], [("big", 2, b"x" * (900 << 10))]]
     commits += [[(f"key-{start}-{i}", 1, i) for i in range(100)] for start in range(6)]
     commits += [[("big", sequence, None), (f"one-{sequence}", 1, None)] for sequence in range(3, 30)]
     commits += [[(f"many-{i}", 1, i) for i in range(9_000)], [("big", 30, None)]]
@@ -885,7 +887,7 @@ def test_on_a_full_file_system_reads_go_on_and_commits_return_with_the_room(smal
     directory.mkdir()
     with Books(directory) as books:
         sequence = 0
-        with pytest.raises(StoreFullError, match="no room") as caught:
+        with pytest.raises(StoreFullError, match="no room") as caught:  # noqa: PT012 (which commit it is cannot be known)
             for sequence in range(1, 100):
                 books.commit(("a", sequence, b"x" * 50_000), (f"key-{sequence}", 1, None))
         assert 0 <= caught.value.available < caught.value.needed

@@ -92,7 +92,8 @@ class Index:
         """The offsets in some slots, of those that hold one."""
         first = start + _HEAD_SLOTS
         for slot in range(first, min(first + count, self.capacity + _HEAD_SLOTS)):
-            if offset := self.words[slot * 2 + 1]:
+            # A slot without a fingerprint may hold the offset that a writer put there as it was killed.
+            if self.words[slot * 2] and (offset := self.words[slot * 2 + 1]):
                 yield offset
 
     def close(self) -> None:
