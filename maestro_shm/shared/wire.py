@@ -26,6 +26,8 @@ LENGTH_BYTES: Final = _LENGTH.size
 OVERHEAD: Final = 1024
 """Bytes that a message may have beyond the size cap of a commit."""
 _MAX_ITEMS: Final = 1 << 17
+_UNPACKING: Final = (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
+"""What hostile bytes make the unpacker raise. Not every exception: a signal's handler may raise one here, too."""
 
 _ERRORS: Final = {
     kind.__name__: kind
@@ -59,7 +61,7 @@ def unpack(payload: bytes) -> tuple[Any, ...]:
     """The message in a payload. Raises `ProtocolError` for bytes that are none."""
     try:
         message = msgpack.unpackb(payload, use_list=False, max_array_len=_MAX_ITEMS, max_map_len=0, max_ext_len=0)
-    except Exception as error:  # noqa: BLE001 (hostile bytes make the unpacker raise errors of many types)
+    except _UNPACKING as error:
         raise ProtocolError(f"not a message: {error}") from None
     if type(message) is not tuple:
         raise ProtocolError(f"not a message but a {type(message).__name__}")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "maestro_shm"
+
+BASE = {"errors", "records"}
+VALUES = BASE | {"clock", "codec", "validation"}
+FILES = {"shared.frame", "shared.mapped", "shared.segments", "shared.header", "shared.log", "shared.index"}
+WRITER = FILES | {"shared.positions", "shared.recovery", "shared.journal"}
+LINE = {"shared.handshake", "shared.wire", "shared.transport"}
+PLACE = {"shared.directory", "shared.creator", "shared.handshake"}
+
+ALLOWED = {
+    "errors": set(),
+    "records": set(),
+    "clock": BASE,
+    "codec": BASE,
+    "validation": BASE | {"clock", "codec"},
+    "store": BASE,
+    "handlers": BASE,
+    "aggregate": VALUES | {"store", "handlers"},
+    "memory": VALUES | {"store"},
+    "shared.frame": BASE,
+    "shared.mapped": BASE,
+    "shared.segments": BASE | FILES - {"shared.log", "shared.index", "shared.header"},
+    "shared.header": BASE | {"shared.mapped"},
+    "shared.log": BASE | FILES - {"shared.index"},
+    "shared.positions": BASE | {"shared.segments"},
+    "shared.index": BASE | FILES,
+    "shared.recovery": BASE | FILES | {"shared.positions"},
+    "shared.journal": VALUES | WRITER,
+    "shared.reader": VALUES | FILES,
+    "shared.creator": set(),
+    "shared.handshake": set(),
+    "shared.wire": BASE,
+    "shared.transport": BASE | LINE,
+    "shared.directory": BASE | PLACE,
+    "shared.peer": BASE | LINE,
+    "shared.launch": BASE | {"shared.wire"},
+    "shared.server": BASE | WRITER | LINE | PLACE | {"shared.peer", "shared.launch"},
+    "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
+    # The journal for the type of its rows only.
+    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.journal"},
+    "shared.store": VALUES | LINE | PLACE | {"store", "shared.proxy", "shared.election", "shared.reader"},
+    "connect": BASE | {"store", "memory", "shared.store", "shared.election", "shared.directory"},
+}
+ONLY_THERE = {
+    "mmap": {"shared.mapped", "shared.log"},  # the log for the name of the type
+    "subprocess": {"shared.launch"},
+    "fcntl": {"shared.directory"},
+    "filelock": {"shared.election", "shared.launch"},
+    "msgpack": {"codec", "shared.wire", "shared.launch"},
+    "pickle": set[str](),
+    "multiprocessing": {"shared.transport", "shared.server", "shared.proxy", "shared.launch"},
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    return {name: path for name, path in found.items() if not name.startswith("demo") and "__" not in name}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def test_every_module_has_its_place_in_the_order_of_imports() -> None:
+    assert modules().keys() == ALLOWED.keys()
+
+
+@pytest.mark.parametrize("module", sorted(ALLOWED))
+def test_imports_point_one_way(module: str) -> None:
+    ours = {name.removeprefix("maestro_shm.") for name in imported(modules()[module])} & ALLOWED.keys()
+    assert ours <= ALLOWED[module], f"{module} must not import {sorted(ours - ALLOWED[module])}"
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_THERE))
+def test_a_library_is_used_only_where_it_belongs(library: str) -> None:
+    users = {
+        module
+        for module, path in modules().items()
+        if any(name == library or name.startswith(f"{library}.") for name in imported(path))
+    }
+    assert users == ONLY_THERE[library]
+
+
+def test_no_two_modules_import_each_other() -> None:
+    edges = {
+        (module, name.removeprefix("maestro_shm."))
+        for module, path in modules().items()
+        for name in imported(path)
+        if name.removeprefix("maestro_shm.") in ALLOWED
+    }
+    assert {(one, other) for one, other in edges if (other, one) in edges} == set()

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from processes import cleaned_up, kill, output_of
+
+import maestro_shm as ms
+from maestro_shm.shared import directory as directories
+from maestro_shm.shared import header as head
+from maestro_shm.shared import wire
+from maestro_shm.shared.mapped import MappedFile
+from maestro_shm.shared.transport import Line
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    with cleaned_up(tmp_path / "store"):
+        yield tmp_path / "store"
+
+
+@pytest.mark.parametrize(
+    "target", ["", "http://x", "redis:", "postgres:x", "shm:", "shm:a/b", "shm:..", "shm:" + "x" * 65]
+)
+def test_a_target_of_an_unknown_scheme_or_a_bad_name_is_refused(target: str) -> None:
+    with pytest.raises(ms.StoreUnavailableError) as caught:
+        ms.connect(target)
+    assert caught.value.target == target
+
+
+def test_a_directory_of_something_else_is_refused_and_left_alone(path: Path) -> None:
+    path.mkdir()
+    (path / "letter.txt").write_text("dear")
+    with pytest.raises(ms.StoreUnavailableError, match="not a store"):
+        ms.connect(path)
+    assert [entry.name for entry in path.iterdir()] == ["letter.txt"]
+
+
+def test_a_file_and_a_link_are_refused(path: Path) -> None:
+    path.write_text("")
+    with pytest.raises(ms.StoreUnavailableError, match="not a directory"):
+        ms.connect(path)
+    path.unlink()
+    path.symlink_to(path.parent)
+    with pytest.raises(ms.StoreUnavailableError, match="a link"):
+        ms.connect(path)
+
+
+def test_a_directory_of_somebody_else_is_refused(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
+    path.mkdir()
+    os.chown(path, 12345, -1)
+    with pytest.raises(ms.StoreUnavailableError, match="belongs to user 12345"):
+        ms.connect(path)
+
+
+def made(path: Path) -> None:
+    with ms.connect(path) as store:
+        store.commit_events([ms.Event("a", 1, "made", None)])
+        kill(store.stats()["server_pid"])
+
+
+def test_a_store_that_others_may_enter_is_refused(path: Path) -> None:
+    made(path)
+    path.chmod(0o755)
+    with pytest.raises(ms.StoreUnavailableError, match="chmod 700"):
+        ms.connect(path)
+
+
+@pytest.mark.parametrize(("version", "advice"), [(head.FORMAT_VERSION + 1, "upgrade maestro_shm"), (0, "too old")])
+def test_files_of_another_format_are_refused(path: Path, version: int, advice: str) -> None:
+    made(path)
+    header = MappedFile.open(path / head.NAME, writable=True)
+    header.words[head.FORMAT] = version
+    header.close()
+    with pytest.raises(ms.StoreUnavailableError, match=f"format {version}.*{advice}"):
+        ms.connect(path)
+
+
+@pytest.mark.parametrize("fault", ["mode", "length", "link"])
+def test_a_key_that_is_not_as_it_was_made_is_refused(path: Path, fault: str) -> None:
+    made(path)
+    key = path / directories.AUTHKEY
+    if fault == "mode":
+        key.chmod(0o644)
+    elif fault == "length":
+        key.write_bytes(b"short")
+    else:
+        key.rename(path / "other")
+        key.symlink_to("other")
+    with pytest.raises(ms.StoreUnavailableError, match="authkey"):
+        ms.connect(path)
+
+
+def test_settings_that_cannot_be_read_are_refused(path: Path) -> None:
+    made(path)
+    (path / directories.SETTINGS).write_text("{")
+    with pytest.raises(ms.StoreUnavailableError, match="settings"):
+        ms.connect(path)
+
+
+def test_a_server_that_cannot_start_has_its_own_words_in_the_error() -> None:
+    said = output_of(
+        """
+        import multiprocessing, maestro_shm as ms, os, stat, tempfile
+        broken = os.path.join(tempfile.mkdtemp(), "python")
+        open(broken, "w").write("#!/bin/sh\\necho no snakes here >&2; exit 3")
+        os.chmod(broken, 0o700)
+        multiprocessing.set_executable(broken)
+        try:
+            ms.connect()
+        except ms.StoreUnavailableError as error:
+            print(error)
+        """
+    )
+    assert "could not start" in said
+    assert "no snakes here" in said
+
+
+def test_options_that_a_store_was_not_created_with_are_refused(path: Path) -> None:
+    with ms.connect(path, max_commit_bytes=4096):
+        ms.connect(path).close()
+        with pytest.raises(ms.StoreUnavailableError, match="max_commit_bytes=4096, not 8192"):
+            ms.connect(path, max_commit_bytes=8192)
+
+
+@pytest.mark.parametrize("cap", [0, 1023, (32 << 20) + 1, True, "1", 4096.0])
+def test_a_cap_out_of_bounds_is_refused(path: Path, cap: Any) -> None:
+    with pytest.raises(ValueError, match="max_commit_bytes"):
+        ms.connect(path, max_commit_bytes=cap)
+    assert not path.exists()
+
+
+def test_an_unknown_option_is_refused(path: Path) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        ms.connect(path, colour="red")
+    assert not path.exists()
+
+
+def test_reset_of_a_lasting_store_needs_leave(path: Path) -> None:
+    with ms.connect(path) as store, pytest.raises(ms.StoreUnavailableError, match="allow_reset=True"):
+        store.reset()
+
+
+# Strangers at the socket
+
+
+@pytest.fixture
+def served(path: Path) -> Iterator[tuple[ms.Store, str, bytes]]:
+    with ms.connect(path) as store:
+        before = store.stats()["server_pid"]
+        yield store, str(directories.socket_path(path, 1)), directories.read_key(path)
+        store.commit_events([ms.Event("honest", 1, "served", None)])
+        assert store.stats()["server_pid"] == before
+
+
+def hung_up(connection: socket.socket) -> bool:
+    connection.settimeout(20)
+    try:
+        while connection.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+Served = tuple[ms.Store, str, bytes]
+
+
+def test_a_client_with_the_wrong_key_is_not_let_in(served: Served) -> None:
+    with pytest.raises((EOFError, ConnectionError)):
+        Line(served[1], bytes(32), timeout=20)
+
+
+@pytest.mark.parametrize("said", [b"", wire.frame(b"x" * 64), wire.frame(b"x" * 129), b"\xff" * 200, b"\0" * 4])
+def test_a_stranger_is_dropped_whatever_it_says(served: Served, said: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(served[1])
+        stranger.sendall(said)
+        started = time.monotonic()
+        assert hung_up(stranger)
+        assert time.monotonic() - started < 20
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_that_a_client_sends_is_unpickled(served: Served, tmp_path: Path) -> None:
+    with pytest.raises((EOFError, ConnectionError)):
+        Line(served[1], served[2], timeout=20).exchange(wire.frame(pickle.dumps(Evil(tmp_path / "touched"))))
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xc1",
+        b"\x93\x01",
+        msgpack.packb({"a": 1}),
+        msgpack.packb([1, 2, 3]),
+        msgpack.packb([1, None, "shutdown", []]),
+        msgpack.packb([1, None, "create", ["journal"]]),
+        msgpack.packb([1, "journal", "close", []]),
+        msgpack.packb([1, "journal", ["commit_events"], []]),
+        msgpack.packb([1, "journal", "__init__", []]),
+        b"\xdd\x7f\xff\xff\xff",
+        b"\x91" * 900,
+    ],
+)
+def test_a_client_that_breaks_the_protocol_is_dropped(served: Served, message: bytes) -> None:
+    with pytest.raises((EOFError, ConnectionError)):
+        Line(served[1], served[2], timeout=20).exchange(wire.frame(message))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [1],
+        [["a", 1, None]],
+        [["a", "1", None, b""]],
+        [["a", -1, None, b""]],
+        [["a", 1, "now", b""]],
+        [["a", 1, None, "text"]],
+        [[1, 1, None, b""]],
+        [["a", 1, None, bytes(1 << 20)]],
+        "text",
+    ],
+)
+def test_a_commit_that_no_client_of_ours_would_send_changes_nothing(served: Served, rows: Any) -> None:
+    line = Line(served[1], served[2], timeout=20)
+    reply = wire.unpack(line.exchange(wire.pack([7, "journal", "commit_events", [bytes(16), rows, False]])))
+    line.close()
+    assert reply[:2] == (7, False)
+    assert served[0].stats()["events"] == 0
+    assert served[0].last_sequence("a") is None
+
+
+def test_a_message_over_the_limit_is_not_waited_for(served: Served) -> None:
+    with pytest.raises((EOFError, ConnectionError)):
+        Line(served[1], served[2], timeout=20).exchange((1 << 30).to_bytes(4) + bytes(1 << 16))
