@@ -26,6 +26,8 @@ def is_alive(creator: str) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        pass  # somebody else's: perhaps a later process of the same number
     return identity(pid) == creator
 
 

@@ -116,6 +116,8 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
         facts = path.lstat()
     except FileNotFoundError:
         raise StoreUnavailableError(str(path), "there is no such store (any more)") from None
+    except OSError as error:
+        raise StoreUnavailableError(str(path), f"cannot look at it: {error.strerror}") from None
     if not stat.S_ISDIR(facts.st_mode):
         raise StoreUnavailableError(str(path), "not a directory" + " but a link" * stat.S_ISLNK(facts.st_mode))
     if facts.st_uid != os.geteuid():

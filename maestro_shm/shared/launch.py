@@ -41,14 +41,18 @@ def launch(directory: Path, deadline: float) -> None:
         raise StoreUnavailableError(str(directory), "cannot start a server: sys.executable is not set")
     # Isolated: neither the current directory nor the user's PYTHON* variables change what the server runs.
     command = [executable, "-I", "-c", _PROGRAM, str(directory), *_import_paths()]
-    with subprocess.Popen(  # noqa: S603 (our own program)
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd="/",
-        start_new_session=True,
-    ) as process:
+    try:
+        process = subprocess.Popen(  # noqa: S603 (our own program)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise StoreUnavailableError(str(directory), f"cannot start a server: {error}") from None
+    with process:
         assert process.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
         said = _listen(process.stdout, deadline)
     _, failed, reply = said.partition(FAILED)

@@ -125,7 +125,11 @@ class LoopServer(managers.Server):
         if user_of(connection) not in (None, 0, os.geteuid()):
             connection.close()
             return
-        peer = Peer(connection, self._key, self._message_limit)
+        try:
+            peer = Peer(connection, self._key, self._message_limit)
+        except OSError:  # it left before it was greeted
+            connection.close()
+            return
         self._peers.add(peer)
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._attend(peer))
 
