@@ -22,8 +22,6 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 from uuid import uuid4
 
-import pytest
-
 from maestro_shm.shared.store import path_of
 
 T = TypeVar("T")
@@ -93,7 +91,7 @@ def named_target() -> Iterator[str]:
 
 
 class Program:
-    """Another program: its source runs in a fresh interpreter and process group, and is talked to line by line."""
+    """Another program: its source runs in a fresh interpreter, and is talked to line by line."""
 
     def __init__(self, source: str, *arguments: str | Path | int) -> None:
         self._process = subprocess.Popen(
@@ -102,8 +100,6 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            errors="replace",
-            process_group=0,
         )
         self.pid = self._process.pid
 
@@ -139,12 +135,8 @@ class Program:
             raise AssertionError(f"a program hung: {self._process.communicate()[1]}") from None
         return self._process.returncode, out, err
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to it and all that it started, but for what has a session of its own."""
-        os.killpg(self.pid, number)
-
     def kill(self) -> None:
-        """End it at once, and leave alone what it started."""
+        """End it at once."""
         self._process.kill()
         self._process.wait(PATIENCE)
 
@@ -154,8 +146,6 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGKILL)
         self.kill()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
@@ -167,22 +157,6 @@ def output_of(source: str, *arguments: str | Path | int) -> str:
     """What a program prints."""
     with Program(source, *arguments) as program:
         return program.output()
-
-
-@contextlib.contextmanager
-def small_file_system(path: Path, size: str) -> Iterator[None]:
-    """A file system in memory, of this size, at the path. Skips the test where nobody lets us mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    mounted = subprocess.run(mount, check=False, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a file system: {mounted.stderr}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 class Fork(Generic[T]):
