@@ -37,9 +37,10 @@ class HybridClock:
         self.last = physical if physical > self.last else self.last + 1
         return self.last
 
-    def observe(self, timestamp: int) -> None:
-        """Move the clock to a timestamp that came from elsewhere, if that is ahead."""
+    def observe(self, timestamp: int) -> int:
+        """Move the clock to a timestamp that came from elsewhere, if that is ahead; return that timestamp."""
         self.last = max(self.last, timestamp)
+        return timestamp
 
 
 _id_clock = HybridClock()

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import msgpack
 
 from maestro_shm.errors import shown
+from maestro_shm.packers import Packers
 from maestro_shm.records import Event
 
 MAX_DEPTH: Final = 100
@@ -55,7 +56,7 @@ class UnstorableError(ValueError):
 def pack(values: list[Any], names: tuple[str, ...]) -> bytes:
     """The bytes of some values in a row. Raises `UnstorableError` with a path that begins with the value's name."""
     try:
-        packed: bytes = msgpack.packb(values, default=_to_extension, strict_types=True)
+        packed = _packers.pack(values)
         for value in values:
             if type(value) in _NEED_A_LOOK:
                 _check(value, 1)
@@ -147,7 +148,7 @@ def _offence(value: Any, path: str) -> UnstorableError | None:
     if type(value) in _LOOKALIKES:
         return UnstorableError(path, f"cannot store a value of type {_type_name(value)}: it would not come back as one")
     try:
-        msgpack.packb(value, default=_to_extension, strict_types=True)
+        _packers.pack(value)
     except UnicodeEncodeError as error:
         return UnstorableError(path, f"cannot store a str that is not valid Unicode: {error.reason}")
     except (TypeError, ValueError, OverflowError) as error:
@@ -173,9 +174,11 @@ def _from_extension(code: int, data: bytes) -> Any:
     return _DECODERS[code](data)
 
 
+_packers: Final = Packers(default=_to_extension, strict_types=True)
+
+
 def _pack_items(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(list(value), default=_to_extension, strict_types=True)
-    return packed
+    return _packers.pack(list(value))
 
 
 def _zone_to_value(zone: tzinfo | None) -> Any:

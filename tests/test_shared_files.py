@@ -168,10 +168,10 @@ def books(tmp_path: Path) -> Iterator[Books]:
 def sample_frame() -> tuple[Frame, list[Record], bytes]:
     offset = 4096 + 8
     first = Record(offset + frames.FRAME_HEADER.size, EVENT, b"a", 7, 0, 41, 2**62, b"payload")
-    size = frames.record_size(first.key, first.payload)
+    size = len(frames.pack_record(offset, *first))
     second = Record(first.offset + size, SNAPSHOT, "ü".encode(), ms.MAX_SEQUENCE, 0, 0, 0, b"")
     records = [first, second]
-    packed = b"".join(frames.pack_record(record, offset) for record in records)
+    packed = b"".join(frames.pack_record(offset, *record) for record in records)
     frame = Frame(offset, frames.FRAME_HEADER.size + len(packed), b"0123456789abcdef", 41, 3, 2, 9)
     return frame, records, frames.pack_frame(frame, packed)
 

@@ -73,27 +73,35 @@ class Frame(NamedTuple):
         return self.offset + self.length
 
 
-def record_size(key: bytes, payload: bytes) -> int:
-    """What a record takes up, padding included."""
-    return (RECORD_HEADER.size + len(key) + len(payload) + 7) & ~7
+def pack_record(
+    frame_offset: int,
+    offset: int,
+    kind: int,
+    key: bytes,
+    sequence: int,
+    previous: int,
+    position: int,
+    timestamp: int,
+    payload: bytes,
+) -> bytes:
+    """The bytes of a record at its offset, padding included.
 
-
-def pack_record(record: Record, frame_offset: int) -> bytes:
-    """The bytes of a record at its offset, padding included."""
-    offset, kind, key, sequence, previous, position, timestamp, payload = record
+    Its fields come one by one, since a `Record` that is made only to be packed costs 0.4 µs.
+    """
     content = key + payload
     size = RECORD_HEADER.size + len(content)
-    distance = offset - frame_offset
-    rest = _RECORD_REST.pack(size, sequence, previous, position, timestamp, distance, len(key), kind) + content
+    rest = (
+        _RECORD_REST.pack(size, sequence, previous, position, timestamp, offset - frame_offset, len(key), kind)
+        + content
+    )
     return _CRC.pack(crc32(rest, offset & OFFSET_MASK)) + rest + _PADDING[size & 7]
 
 
 def pack_frame(frame: Frame, records: bytes) -> bytes:
     """The bytes of a frame with its packed records."""
-    rest = (
-        _FRAME_REST.pack(frame.commit_id, frame.first_position, frame.aggregates, frame.records, frame.epoch) + records
-    )
-    return _FRAME_START.pack(frame.length, crc32(rest, frame.offset & OFFSET_MASK)) + rest
+    offset, length, *facts = frame
+    rest = _FRAME_REST.pack(*facts) + records
+    return _FRAME_START.pack(length, crc32(rest, offset & OFFSET_MASK)) + rest
 
 
 def frame_is_whole(buffer: bytes, offset: int) -> bool:

@@ -8,17 +8,28 @@ reader that took the published offset before sees nothing of it, a reader that t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from maestro_shm.clock import HybridClock
 from maestro_shm.errors import InvalidEventError, SequenceConflictError, StoreUnavailableError
 from maestro_shm.shared import frame as frames
-from maestro_shm.shared import header as head
 from maestro_shm.shared import recovery
-from maestro_shm.shared.frame import EVENT, SNAPSHOT, Frame, Record
-from maestro_shm.shared.header import RETIRED
+from maestro_shm.shared.frame import EVENT, SNAPSHOT, Frame
+from maestro_shm.shared.header import (
+    AGGREGATES,
+    CLIENTS,
+    CLOCK,
+    EPOCH,
+    GENERATION,
+    INCARNATION,
+    LAST_POSITION,
+    MAX_COMMIT_BYTES,
+    PUBLISHED,
+    RETIRED,
+    SERVER_PID,
+)
 
 Row = tuple[str, int, int | None, bytes]
 """An event as it comes from a client: aggregate id, sequence, timestamp if it has one, payload."""
@@ -33,31 +44,33 @@ _NO_HEAD: Final[_Head] = (None, 0, -1)
 
 
 class _Draft:
-    """A frame under construction, and the heads that it leaves behind."""
+    """A frame under construction: records of one kind, and the heads that they leave behind."""
 
-    def __init__(self, commit_id: bytes, offset: int, length: int) -> None:
-        self.commit_id = commit_id
+    __slots__ = ("end", "heads", "kind", "new_keys", "offset", "offsets", "packed", "timestamps")
+
+    def __init__(self, kind: int, offset: int) -> None:
+        self.kind = kind
         self.offset = offset
-        self.length = length
-        self.next_offset = offset + frames.FRAME_HEADER.size
+        self.end = offset + frames.FRAME_HEADER.size
         self.packed: list[bytes] = []
-        self.heads: dict[tuple[int, bytes], _Head] = {}
-        self.event_offsets: list[int] = []
+        self.offsets: list[int] = []
+        self.heads: dict[bytes, _Head] = {}
+        self.timestamps: list[int] = []
         self.new_keys = 0
-        self.new_streams = 0
 
-    def add(self, record: Record, before: _Head) -> None:
+    def add(self, key: bytes, before: _Head, sequence: int, position: int, timestamp: int, payload: bytes) -> None:
         """Append a record that follows on this head."""
-        offset, kind, key, sequence, previous, *_ = record
-        if not previous:
-            self.new_keys += 1
-            self.new_streams += kind == EVENT
-        if kind == EVENT:
-            self.event_offsets.append(offset)
-        packed = frames.pack_record(record, self.offset)
+        offset = self.end
+        word, previous, _ = before
+        packed = frames.pack_record(
+            self.offset, offset, self.kind, key, sequence, previous, position, timestamp, payload
+        )
+        self.new_keys += not previous
         self.packed.append(packed)
-        self.heads[kind, key] = (before[0], offset, sequence)
-        self.next_offset = offset + len(packed)
+        self.offsets.append(offset)
+        self.timestamps.append(timestamp)
+        self.heads[key] = (word, offset, sequence)
+        self.end = offset + len(packed)
 
 
 class Journal:
@@ -67,11 +80,11 @@ class Journal:
         self.directory = directory
         self._use(files)
         words = self._words
-        words[head.EPOCH] += 1
-        words[head.SERVER_PID] = os.getpid()
-        words[head.CLIENTS] = 0
-        self.epoch: Final = words[head.EPOCH]
-        self._clock = HybridClock(words[head.CLOCK])
+        words[EPOCH] += 1
+        words[SERVER_PID] = os.getpid()
+        words[CLIENTS] = 0
+        self.epoch: Final = words[EPOCH]
+        self._clock = HybridClock(words[CLOCK])
 
     @classmethod
     def open(cls, directory: Path, *, max_commit_bytes: int) -> Journal:
@@ -86,7 +99,7 @@ class Journal:
     @property
     def max_commit_bytes(self) -> int:
         """The size cap of a commit."""
-        return self._words[head.MAX_COMMIT_BYTES]
+        return self._words[MAX_COMMIT_BYTES]
 
     def commit_events(self, commit_id: bytes, rows: Sequence[Row], resent: object) -> tuple[int, list[int]]:
         """Store the events of one commit, and return the position of the first and the timestamps of all.
@@ -99,21 +112,10 @@ class Journal:
             raise InvalidEventError("a commit needs at least one event")
         if resent and (frame := self._frame_of(EVENT, rows[0][0].encode(), rows[0][1], commit_id)):
             return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
-        first_position = self._words[head.LAST_POSITION] + 1
-        keys = [row[0].encode() for row in rows]
-        draft = self._draft(commit_id, sum(map(frames.record_size, keys, [row[3] for row in rows])))
-        timestamps = []
-        for position, (key, (aggregate_id, sequence, given, payload)) in enumerate(
-            zip(keys, rows, strict=True), first_position
-        ):
-            before = draft.heads.get((EVENT, key)) or self._head(EVENT, key)
-            if sequence <= before[2]:
-                raise SequenceConflictError(aggregate_id, sequence, before[2])
-            timestamp = self._timestamp(given)
-            timestamps.append(timestamp)
-            draft.add(Record(draft.next_offset, EVENT, key, sequence, before[1], position, timestamp, payload), before)
-        self._append(draft, first_position)
-        return first_position, timestamps
+        first_position = self._words[LAST_POSITION] + 1
+        draft = self._draft(lambda offset: self._draft_events(rows, first_position, offset))
+        self._append(draft, commit_id, first_position, len(rows))
+        return first_position, draft.timestamps
 
     def commit_snapshot(
         self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes, resent: object
@@ -122,30 +124,27 @@ class Journal:
         self._check_epoch()
         key = aggregate_id.encode()
         before = self._head(SNAPSHOT, key)
-        _, offset, last_sequence = before
-        if sequence <= last_sequence:
+        if sequence <= before[2]:
             return bool(resent) and self._frame_of(SNAPSHOT, key, sequence, commit_id) is not None
-        draft = self._draft(commit_id, frames.record_size(key, payload))
-        timestamp = self._clock.tick()
-        draft.add(Record(draft.next_offset, SNAPSHOT, key, sequence, offset, 0, timestamp, payload), before)
-        self._append(draft, self._words[head.LAST_POSITION] + 1)
+        draft = self._draft(lambda offset: self._draft_snapshot(key, before, sequence, payload, offset))
+        self._append(draft, commit_id, self._words[LAST_POSITION] + 1, 0)
         return True
 
     def reset(self) -> None:
         """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
         self._check_epoch()
         words = self._words
-        incarnation = words[head.INCARNATION]
+        incarnation = words[INCARNATION]
         fresh = recovery.create(
             self.directory,
             incarnation=incarnation + 1,
             epoch=self.epoch,
-            clock=words[head.CLOCK],
+            clock=words[CLOCK],
             max_commit_bytes=self.max_commit_bytes,
         )
-        for word in (head.SERVER_PID, head.CLIENTS):
+        for word in (SERVER_PID, CLIENTS):
             fresh.header.words[word] = words[word]
-        words[head.GENERATION] = RETIRED
+        words[GENERATION] = RETIRED
         recovery.publish(self.directory)
         recovery.sweep(self.directory, keep=incarnation + 1)
         self._files.close()
@@ -153,11 +152,11 @@ class Journal:
 
     def retire(self) -> None:
         """Tell every reader that the store is no more."""
-        self._words[head.GENERATION] = RETIRED
+        self._words[GENERATION] = RETIRED
 
     def count_clients(self, clients: int) -> None:
         """Publish how many clients are connected."""
-        self._words[head.CLIENTS] = clients
+        self._words[CLIENTS] = clients
 
     def close(self) -> None:
         """Let go of the files."""
@@ -166,10 +165,10 @@ class Journal:
     def _use(self, files: recovery.WriterFiles) -> None:
         self._files = files
         self._words = files.header.words
-        self._heads: dict[tuple[int, bytes], _Head] = {}
+        self._heads: dict[int, dict[bytes, _Head]] = {EVENT: {}, SNAPSHOT: {}}
 
     def _check_epoch(self) -> None:
-        if self._words[head.EPOCH] != self.epoch:
+        if self._words[EPOCH] != self.epoch:
             raise StoreUnavailableError(str(self.directory), "another server has taken over; this one must not write")
 
     def _frame_of(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
@@ -185,7 +184,7 @@ class Journal:
         return frame if frame.commit_id == commit_id else None
 
     def _head(self, kind: int, key: bytes) -> _Head:
-        known = self._heads.get((kind, key))
+        known = self._heads[kind].get(key)
         if known is not None:
             return known
         word = self._files.index.find(kind, key)
@@ -194,48 +193,65 @@ class Journal:
         offset = self._files.index.newest(word)
         return word, offset, self._files.log.read(offset)[0]
 
-    def _timestamp(self, given: int | None) -> int:
-        if given is None:
-            return self._clock.tick()
-        self._clock.observe(given)
-        return given
-
-    def _draft(self, commit_id: bytes, size: int) -> _Draft:
-        self._clock.last = self._words[head.CLOCK]  # a draft that was refused leaves no trace
-        if size > self.max_commit_bytes:
+    def _draft(self, make: Callable[[int], _Draft]) -> _Draft:
+        """The draft that `make` makes for an offset: the tail's, or the next segment's where it does not fit."""
+        tail = self._words[PUBLISHED]
+        draft = make(tail)
+        length = draft.end - tail
+        if (size := length - frames.FRAME_HEADER.size) > self.max_commit_bytes:
             raise InvalidEventError(f"the commit has {size:,} bytes, over the cap of {self.max_commit_bytes:,}")
-        length = frames.FRAME_HEADER.size + size
-        return _Draft(commit_id, self._files.log.place(self._words[head.PUBLISHED], length), length)
+        place = self._files.log.place(tail, length)
+        return draft if place == tail else make(place)
 
-    def _reserve(self, draft: _Draft, last_position: int) -> None:
-        """Whatever can fail for want of room."""
-        generation = self._words[head.GENERATION]
+    def _draft_events(self, rows: Sequence[Row], first_position: int, offset: int) -> _Draft:
+        draft = _Draft(EVENT, offset)
+        heads, clock = draft.heads, self._clock
+        clock.last = self._words[CLOCK]  # a draft that is given up leaves no trace
+        for position, (aggregate_id, sequence, given, payload) in enumerate(rows, first_position):
+            key = aggregate_id.encode()
+            before = heads.get(key) or self._head(EVENT, key)
+            if sequence <= before[2]:
+                raise SequenceConflictError(aggregate_id, sequence, before[2])
+            timestamp = clock.tick() if given is None else clock.observe(given)
+            draft.add(key, before, sequence, position, timestamp, payload)
+        return draft
+
+    def _draft_snapshot(self, key: bytes, before: _Head, sequence: int, payload: bytes, offset: int) -> _Draft:
+        draft = _Draft(SNAPSHOT, offset)
+        self._clock.last = self._words[CLOCK]
+        draft.add(key, before, sequence, 0, self._clock.tick(), payload)
+        return draft
+
+    def _append(self, draft: _Draft, commit_id: bytes, first_position: int, events: int) -> None:
+        words, files = self._words, self._files
+        tail, last_position = words[PUBLISHED], first_position + events - 1
+        aggregates = words[AGGREGATES] + (draft.new_keys if events else 0)
+        facts = (commit_id, first_position, aggregates, len(draft.packed), self.epoch)
+        packed = frames.pack_frame(Frame(draft.offset, draft.end - draft.offset, *facts), b"".join(draft.packed))
+        words_hold = self._reserve(draft, last_position)
+
+        files.log.write(tail, draft.offset, packed)
+        heads, put = self._heads[draft.kind], files.index.put
+        if len(heads) > _CACHED_HEADS:
+            heads.clear()
+        for key, (word, offset, sequence) in draft.heads.items():
+            heads[key] = (put(draft.kind, key, offset, word if words_hold else None), offset, sequence)
+        if events:
+            files.positions.put(first_position, draft.offsets)
+        words[CLOCK] = self._clock.last
+        words[AGGREGATES] = aggregates
+        words[LAST_POSITION] = last_position
+        words[PUBLISHED] = draft.end
+
+    def _reserve(self, draft: _Draft, last_position: int) -> bool:
+        """Do whatever can fail for want of room; say whether the known words of the index still hold."""
+        generation = self._words[GENERATION]
         try:
-            self._files.log.reserve(draft.offset + draft.length)
+            self._files.log.reserve(draft.end)
             self._files.positions.reserve(last_position)
             self._files.index.reserve(draft.new_keys)
         finally:
-            if self._words[head.GENERATION] != generation or len(self._heads) > _CACHED_HEADS:
-                self._heads.clear()
-
-    def _append(self, draft: _Draft, first_position: int) -> None:
-        words = self._words
-        log, positions, index = self._files.log, self._files.positions, self._files.index
-        events = len(draft.event_offsets)
-        aggregates = words[head.AGGREGATES] + draft.new_streams
-        facts = (draft.commit_id, first_position, aggregates, len(draft.packed), self.epoch)
-        packed = frames.pack_frame(Frame(draft.offset, draft.length, *facts), b"".join(draft.packed))
-        generation = words[head.GENERATION]
-        self._reserve(draft, first_position + events - 1)
-        words_are_void = words[head.GENERATION] != generation
-
-        log.write(words[head.PUBLISHED], draft.offset, packed)
-        for (kind, key), (known_word, offset, sequence) in draft.heads.items():
-            word = index.put(kind, key, offset, None if words_are_void else known_word)
-            self._heads[kind, key] = (word, offset, sequence)
-        for position, offset in enumerate(draft.event_offsets, first_position):
-            positions.put(position, offset)
-        words[head.CLOCK] = self._clock.last
-        words[head.AGGREGATES] = aggregates
-        words[head.LAST_POSITION] = first_position + events - 1
-        words[head.PUBLISHED] = draft.offset + draft.length
+            words_hold: bool = self._words[GENERATION] == generation
+            if not words_hold:
+                self._heads = {EVENT: {}, SNAPSHOT: {}}
+        return words_hold

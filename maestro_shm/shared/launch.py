@@ -39,8 +39,9 @@ def launch(directory: Path, deadline: float) -> None:
     executable = spawn.get_executable()
     if not executable:
         raise StoreUnavailableError(str(directory), "cannot start a server: sys.executable is not set")
-    # Isolated: neither the current directory nor the user's PYTHON* variables change what the server runs.
-    command = [executable, "-I", "-c", _PROGRAM, str(directory), *_import_paths()]
+    # Isolated: neither the current directory nor the user's PYTHON* variables change what the server runs; and without
+    # `site`, so that it runs the very package that its client runs, whatever else is installed.
+    command = [executable, "-I", "-S", "-c", _PROGRAM, str(directory), *_import_paths()]
     try:
         process = subprocess.Popen(  # noqa: S603 (our own program)
             command,
@@ -63,7 +64,7 @@ def launch(directory: Path, deadline: float) -> None:
 
 
 def _import_paths() -> list[str]:
-    """Where the server finds what it imports, if not in the interpreter's own places."""
+    """Where the server finds what it imports beside the standard library."""
     files = (Path(__file__).parent, Path(str(msgpack.__file__)), Path(str(filelock.__file__)))
     return list(dict.fromkeys(str(file.parents[1]) for file in files))
 

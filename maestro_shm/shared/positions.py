@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,8 @@ from maestro_shm.shared.segments import Segments
 
 _SEGMENT_BITS: Final = 20
 _WORD: Final = 8
-_PER_SEGMENT: Final = (1 << _SEGMENT_BITS) // _WORD
+_INDEX_BITS: Final = _SEGMENT_BITS - 3
+_INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
 _FIRST_STEP: Final = 1 << 16
 
 
@@ -27,18 +29,19 @@ class Positions:
 
     def offset(self, position: int) -> int:
         """Where the event at this position lies; it exists, or is at least reserved."""
-        number, index = divmod(position, _PER_SEGMENT)
+        number = position >> _INDEX_BITS
         self._segments.open_up_to(number)
-        return self._segments.files[number].words[index]
+        return self._segments.files[number].words[position & _INDEX_MASK]
 
     def reserve(self, last_position: int) -> None:
         """Make sure that offsets up to this position can be put. Raises `StoreFullError`."""
         self._segments.reserve((last_position + 1) * _WORD)
 
-    def put(self, position: int, offset: int) -> None:
-        """Store where the event at this position lies."""
-        number, index = divmod(position, _PER_SEGMENT)
-        self._segments.files[number].words[index] = offset
+    def put(self, first_position: int, offsets: Sequence[int]) -> None:
+        """Store where the events from this position on lie."""
+        files = self._segments.files
+        for position, offset in enumerate(offsets, first_position):
+            files[position >> _INDEX_BITS].words[position & _INDEX_MASK] = offset
 
     def close(self) -> None:
         """Unmap everything."""

@@ -216,6 +216,6 @@ def _replay_frame(files: WriterFiles, frame: Frame) -> int:
     for record in records:
         files.index.put(record.kind, record.key, record.offset, None)
         files.header.words[head.CLOCK] = max(files.header.words[head.CLOCK], record.timestamp)
-    for event in events:
-        files.positions.put(event.position, event.offset)
+    if events:
+        files.positions.put(events[0].position, [event.offset for event in events])
     return len(events)

@@ -28,7 +28,8 @@ from maestro_shm.shared import launch, wire
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.peer import Peer
-from maestro_shm.shared.transport import SERIALIZER, Listener, give_way, user_of
+from maestro_shm.shared.transport import SERIALIZER, Listener, user_of
+from maestro_shm.shared.watch import Watch
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
@@ -63,6 +64,7 @@ class LoopServer(managers.Server):
         self._peers: set[Peer] = set()
         self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
         self._idle_since = self._chores_due = time.monotonic()
+        self._watch = Watch(_WATCH)
         self._leaving = False
         self._store_ends = False
         self._selector = selectors.DefaultSelector()
@@ -107,10 +109,10 @@ class LoopServer(managers.Server):
         On virtual machines much longer: the median of a one-event commit fell from 88 to 48 µs by this. Whoever else
         wants the processor gets it meanwhile.
         """
-        end = time.monotonic() + _WATCH
-        while not (ready := self._selector.select(0)) and time.monotonic() < end:
-            give_way()
-        return ready or self._selector.select(_TICK)
+        return self._watch.until(self._look) or self._selector.select(_TICK)
+
+    def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
+        return self._selector.select(0)
 
     def _accept(self) -> None:
         try:

@@ -12,25 +12,17 @@ import multiprocessing.managers
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from maestro_shm.shared import handshake, wire
+from maestro_shm.shared.watch import Watch
 
 SERIALIZER: Final = "maestro"
 _RECEIVED_AT_ONCE: Final = 1 << 16
 _WATCH: Final = 60e-6
-"""Seconds that a client watches for its reply before it sleeps: waking from sleep takes longer than the server's work.
-
-On a virtual machine with 2 cores this took a one-event commit from 60 to 45 µs, and two workers from 15,000 to 25,000
-commits/s. Where watching is in vain, since there are more clients than cores, it is left out more and more often.
-"""
-_VAIN_WATCHES: Final = 6
-"""After this many in a row a client watches one time in 63."""
-give_way: Final = getattr(os, "sched_yield", lambda: time.sleep(0))
-"""Let others have the processor."""
+"""Seconds that a client watches for its reply before it sleeps."""
 _LONGEST_ADDRESS: Final = 100
 """A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
 
@@ -66,7 +58,7 @@ class Line:
         Raises `OSError` when nobody answers or in time, `EOFError` when the server hangs up, and `ProtocolError`.
         """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._vain_watches = self._unwatched = 0
+        self._watch = Watch(_WATCH)
         try:
             self._set_timeout(timeout)
             with _short(address) as short:
@@ -103,29 +95,17 @@ class Line:
 
     def _receive(self) -> bytes:
         while True:
-            data = self._watch() or self._socket.recv(_RECEIVED_AT_ONCE)
+            data = self._watch.until(self._look) or self._socket.recv(_RECEIVED_AT_ONCE)
             if not data:
                 raise EOFError("the server hung up")
             if payloads := self._inbox.feed(data):
                 return payloads[0]
 
-    def _watch(self) -> bytes | None:
-        """What comes within a moment, without sleeping; None if nothing does."""
-        if self._unwatched:
-            self._unwatched -= 1
+    def _look(self) -> bytes | None:
+        try:
+            return self._socket.recv(_RECEIVED_AT_ONCE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
             return None
-        end = time.perf_counter() + _WATCH
-        while time.perf_counter() < end:
-            try:
-                data = self._socket.recv(_RECEIVED_AT_ONCE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                give_way()
-            else:
-                self._vain_watches = 0
-                return data
-        self._vain_watches = min(self._vain_watches + 1, _VAIN_WATCHES)
-        self._unwatched = (1 << self._vain_watches) - 2
-        return None
 
     def _shake_hands(self, key: bytes) -> None:
         greeted = self._receive()

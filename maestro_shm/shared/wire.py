@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from maestro_shm import errors
+from maestro_shm.packers import Packers
 
 METHODS: Final = ("commit_events", "commit_snapshot", "reset")
 """What a client may call of the journal."""
@@ -43,6 +44,9 @@ _ERRORS: Final = {
 }
 
 
+_packers: Final = Packers()
+
+
 class ProtocolError(Exception):
     """The other side does not keep the protocol; the connection is of no more use."""
 
@@ -54,7 +58,7 @@ def frame(payload: bytes) -> bytes:
 
 def pack(message: list[Any]) -> bytes:
     """A message as it goes over the socket."""
-    return frame(msgpack.packb(message))
+    return frame(_packers.pack(message))
 
 
 def unpack(payload: bytes) -> tuple[Any, ...]:
