@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final, Self
 
 from maestro_shm.clock import new_id
-from maestro_shm.errors import InvalidHandlerError, RetriesExhaustedError, SequenceConflictError
+from maestro_shm.errors import InvalidHandlerError, RetriesExhaustedError, SequenceConflictError, shown
 from maestro_shm.handlers import Handlers, collect
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot
 from maestro_shm.store import Store
@@ -59,6 +59,11 @@ class Aggregate:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._handlers = collect(cls, Aggregate)
+        every, timeout = cls.snapshot_every, cls.retry_timeout
+        if every is not None and (type(every) is not int or every < 1):
+            raise ValueError(f"{cls.__name__}.snapshot_every must be None or an int from 1 up, not {shown(every)}")
+        if type(timeout) not in (int, float) or not timeout >= 0:
+            raise ValueError(f"{cls.__name__}.retry_timeout must be a number of seconds, not {shown(timeout)}")
 
     def __init__(self, store: Store, id: str) -> None:  # noqa: A002 (public name)
         check_aggregate_id(id)
@@ -120,7 +125,7 @@ class Aggregate:
         but `NewEvent`s. What a handler of events raises comes through too, but that is after the commit: handlers of
         events must always succeed. An automatic snapshot that fails gives a `RuntimeWarning`.
         """
-        handler = self._handlers.for_command(command.type)
+        handler = self._handlers.for_command(command)
         self._refuse_nesting(command)
         attempts = _Attempts(self.retry_timeout)
         while (stored := self._attempt(handler, command)) is None:

@@ -31,6 +31,7 @@ _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LOOKALIKES: Final = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
 _NEED_A_LOOK: Final = _CONTAINERS | _LOOKALIKES
 _KEYS: Final = frozenset({str, int})
+_NO_STACK: Final = "cannot be packed so deep in the call stack"
 
 
 _EVENT_FIELDS: Final = ("type", "body", "metadata")
@@ -61,10 +62,8 @@ def pack(values: list[Any], names: tuple[str, ...]) -> bytes:
             if type(value) in _NEED_A_LOOK:
                 _check(value, 1)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        for name, value in zip(names, values, strict=True):
-            if offence := _find_offender(value, name, 1):
-                raise offence from None
-        raise UnstorableError(names[0], str(error)) from None
+        reason = _NO_STACK if isinstance(error, RecursionError) else str(error)
+        raise _first_offence(values, names) or UnstorableError(names[0], reason) from None
     return packed
 
 
@@ -114,6 +113,13 @@ def _check(value: Any, depth: int) -> None:
     for item in value:
         if type(item) in _NEED_A_LOOK:
             _check(item, depth + 1)
+
+
+def _first_offence(values: list[Any], names: tuple[str, ...]) -> UnstorableError | None:
+    try:
+        return next(filter(None, (_find_offender(*named, 1) for named in zip(values, names, strict=True))), None)
+    except RecursionError:
+        return UnstorableError(names[0], _NO_STACK)
 
 
 def _find_offender(value: Any, path: str, depth: int) -> UnstorableError | None:
@@ -177,6 +183,17 @@ def _from_extension(code: int, data: bytes) -> Any:
 _packers: Final = Packers(default=_to_extension, strict_types=True)
 
 
+def _unpack_items(data: bytes) -> Any:
+    """Items that may have such items in their turn, a hundred levels deep.
+
+    Each `unpackb` under way holds 43 KB of the C stack, and a thread may have 512 KB in all (macOS), or less (musl):
+    one event would kill every process that reads it. An `Unpacker` holds its 43 KB on the heap.
+    """
+    unpacker = msgpack.Unpacker(ext_hook=_from_extension, strict_map_key=False, read_size=1, max_buffer_size=len(data))
+    unpacker.feed(data)
+    return unpacker.unpack()
+
+
 def _pack_items(value: Any) -> bytes:
     return _packers.pack(list(value))
 
@@ -185,6 +202,10 @@ def _zone_to_value(zone: tzinfo | None) -> Any:
     if zone is None:
         return None
     if type(zone) is ZoneInfo and zone.key is not None:
+        try:
+            zone.__reduce__()
+        except Exception:  # noqa: BLE001 (a PicklingError: it was made from a file, and has only the name of a zone)
+            raise TypeError("its time zone was made from a file and cannot be looked up by its name") from None
         return zone.key
     if type(zone) is timezone:
         offset = zone.utcoffset(None)
@@ -244,9 +265,9 @@ _ENCODERS: Final[dict[type, tuple[int, Callable[[Any], bytes]]]] = {
 }
 
 _DECODERS: Final[dict[int, Callable[[bytes], Any]]] = {
-    TUPLE: lambda data: tuple(unpack(data)),
-    SET: lambda data: set(unpack(data)),
-    FROZENSET: lambda data: frozenset(unpack(data)),
+    TUPLE: lambda data: tuple(_unpack_items(data)),
+    SET: lambda data: set(_unpack_items(data)),
+    FROZENSET: lambda data: frozenset(_unpack_items(data)),
     DATETIME: _decode_datetime,
     DATE: lambda data: date(*unpack(data)),
     TIME: _decode_time,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from pathlib import Path
 from typing import Any, Final
 
+from maestro_shm import options
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.memory import MemoryStore
 from maestro_shm.shared import election
 from maestro_shm.shared.directory import SHM_SCHEME
-from maestro_shm.shared.store import DEFAULT_TIMEOUT, SharedStore, path_of
+from maestro_shm.shared.store import SharedStore, path_of
 from maestro_shm.store import Store
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -41,19 +44,21 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
     return SharedStore.shared(name, **options)
 
 
-def destroy(target: str | os.PathLike[str], *, timeout: float = DEFAULT_TIMEOUT) -> None:
+def destroy(target: str | os.PathLike[str], *, timeout: float = options.DEFAULT_TIMEOUT) -> None:
     """Remove a `shm:` or path store and all that is in it, within `timeout` seconds.
 
     Raises `StoreUnavailableError` if there is none, or if somebody is connected to it.
     """
-    election.destroy(path_of(_name(target)), timeout)
+    deadline = time.monotonic() + options.timeout(timeout)
+    election.end(path_of(_name(target)), "destroy", deadline)
 
 
-def _name(target: str | os.PathLike[str]) -> str:
-    """The target as text. Raises `StoreUnavailableError` for a scheme that is none of ours."""
-    if not isinstance(target, str):
-        return os.fsdecode(target)
-    scheme = _SCHEME.match(target)
-    if not target or (scheme and target != MemoryStore.target and scheme[0] != SHM_SCHEME):
-        raise StoreUnavailableError(target, "unknown target; use none, 'shm:NAME', a path, or 'memory:'")
-    return target
+def _name(target: str | os.PathLike[str] | bytes) -> str:
+    """The target as text. Raises `StoreUnavailableError` for a scheme that is none of ours and for what is no path."""
+    name = os.fsdecode(target)
+    if not isinstance(target, str) and name:
+        name = str(Path(name).absolute())  # whatever it is called, it was given as a path
+    scheme = _SCHEME.match(name)
+    if not name or "\0" in name or (scheme and name != MemoryStore.target and scheme[0] != SHM_SCHEME):
+        raise StoreUnavailableError(name, "unknown target; use none, 'shm:NAME', a path, or 'memory:'")
+    return name

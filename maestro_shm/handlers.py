@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
-from maestro_shm.errors import InvalidHandlerError
+from maestro_shm.errors import InvalidHandlerError, shown
 from maestro_shm.records import Command, Event, NewEvent
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -40,8 +40,9 @@ def on_command(type: str) -> Callable[[_Function], _Function]:  # noqa: A002 (pu
 
     It returns the command's `NewEvent`s in a list (or another iterable; a generator will do), an empty one where
     nothing happens, or refuses by raising, best `InvalidCommandError`. It must only look at `root.state` and not
-    change it, and it may run several times for one command, since it runs again after every conflict. Raises
-    `InvalidHandlerError` if the type is not a non-empty `str`, or what it decorates is not a plain function.
+    change it, and it may run several times for one command, since it runs again after every conflict. The function is
+    marked, so it belongs to one class and its subclasses. Raises `InvalidHandlerError` if the type is not a non-empty
+    `str`, or what it decorates is not a plain function.
     """
     return lambda function: _mark(_Key(_COMMAND, type), function, function)
 
@@ -75,12 +76,15 @@ class Handlers:
     events: dict[str, Callable[[Any, Event], Any]]
     upcasts: dict[str, Callable[[Event], NewEvent]]
 
-    def for_command(self, type: str) -> Callable[[Any, Command], Iterable[NewEvent]]:  # noqa: A002 (a record's field)
-        """The handler of commands of this type. Raises `InvalidHandlerError` if there is none."""
-        try:
-            return self.commands[type]
-        except KeyError:
-            raise self._missing(_COMMAND, type) from None
+    def for_command(self, command: Command) -> Callable[[Any, Command], Iterable[NewEvent]]:
+        """The handler of the command. Raises `InvalidHandlerError` if there is none."""
+        given: object = command  # callers are not all type-checked
+        if not isinstance(given, Command) or type(given.type) is not str:
+            raise InvalidHandlerError(shown(given), "what is evaluated must be a Command whose type is a str")
+        handler = self.commands.get(command.type)
+        if handler is None:
+            raise self._missing(_COMMAND, command.type)
+        return handler
 
     def next_state(self, state: Any, event: Event) -> Any:
         """The state after the event. Raises `InvalidHandlerError` if its type has no handler, even when upcast."""
@@ -99,15 +103,17 @@ class Handlers:
         for event in events:
             if not isinstance(event, NewEvent):
                 raise InvalidHandlerError(command.type, _not_new_events(event, "among its events"))
-            self._check_new(event.type)
+            self._check_new(event)
         return events
 
-    def _check_new(self, type: str) -> None:  # noqa: A002 (a record's field)
-        if type in self.upcasts:
+    def _check_new(self, event: NewEvent) -> None:
+        if type(event.type) is not str:
+            raise InvalidHandlerError(shown(event.type), "the type of an event must be a str")
+        if event.type in self.upcasts:
             reason = f"{self.owner} upcasts events of this old type, so its commands must return the newer one"
-            raise InvalidHandlerError(type, reason)
-        if type not in self.events:
-            raise self._missing(_EVENT, type)
+            raise InvalidHandlerError(event.type, reason)
+        if event.type not in self.events:
+            raise self._missing(_EVENT, event.type)
 
     def _newest(self, event: Event) -> Event:
         types = [event.type]
@@ -194,11 +200,11 @@ def _plain(value: Any) -> Any:
 
 def _not_new_events(returned: object, where: str = "") -> str:
     hint = "return [] for no events" if returned is None else "return NewEvents in a list"
-    return f"its handler returned {returned!r} {where}".rstrip() + f"; {hint}"
+    return f"its handler returned {shown(returned)} {where}".rstrip() + f"; {hint}"
 
 
 def _upcasted(event: Event, newer: object) -> Event:
     if not isinstance(newer, NewEvent):
-        raise InvalidHandlerError(event.type, f"its upcast must return a NewEvent, not {newer!r}")
+        raise InvalidHandlerError(event.type, f"its upcast must return a NewEvent, not {shown(newer)}")
     metadata = event.metadata if newer.metadata is None else newer.metadata
     return replace(event, type=newer.type, body=newer.body, metadata=metadata)

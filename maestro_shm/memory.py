@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, NoReturn
 
-from maestro_shm import codec, validation
+from maestro_shm import codec, options, validation
 from maestro_shm.clock import HybridClock
 from maestro_shm.errors import SequenceConflictError, StoreClosedError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
@@ -38,14 +38,15 @@ class MemoryStore(Store):
 
     target = "memory:"
 
-    def __init__(self, *, max_commit_bytes: int = validation.DEFAULT_COMMIT_BYTES) -> None:
-        self._max_commit_bytes = max_commit_bytes
+    def __init__(self, *, max_commit_bytes: int = options.DEFAULT_COMMIT_BYTES) -> None:
+        self._max_commit_bytes = options.commit_bytes(max_commit_bytes)
         self._lock = threading.Lock()
         self._clock = HybridClock()
         self._closed = False
         self._forget()
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
+        self._check_open()
         packed = validation.pack_events(events, self._max_commit_bytes)
         with self._lock:
             self._check_open()
@@ -55,6 +56,7 @@ class MemoryStore(Store):
         return [_unpack(event.aggregate_id, new) for event, new in zip(packed, stored, strict=True)]
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
+        self._check_open()
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
         with self._lock:
             self._check_open()
@@ -66,6 +68,7 @@ class MemoryStore(Store):
             return True
 
     def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+        self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
         with self._lock:
@@ -79,6 +82,7 @@ class MemoryStore(Store):
     def get_snapshot(
         self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
     ) -> Snapshot | None:
+        self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
         with self._lock:
@@ -91,6 +95,7 @@ class MemoryStore(Store):
         return snapshot if in_range(snapshot, min_sequence, max_sequence) else None
 
     def last_sequence(self, aggregate_id: str) -> int | None:
+        self._check_open()
         validation.check_aggregate_id(aggregate_id)
         with self._lock:
             self._check_open()

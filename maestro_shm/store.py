@@ -18,7 +18,7 @@ class Store(ABC):
     """
 
     target: str
-    """What to pass to `connect` for another handle of the same store."""
+    """What the store is called: what `connect` was given, or the directory of a private store."""
 
     @abstractmethod
     def commit_events(self, events: Iterable[Event]) -> list[Event]:

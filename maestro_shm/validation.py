@@ -8,12 +8,14 @@ from typing import Final, NamedTuple
 from maestro_shm import codec
 from maestro_shm.clock import MAX_TIMESTAMP
 from maestro_shm.errors import InvalidEventError, shown
+from maestro_shm.options import RECORD_OVERHEAD
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 
-RECORD_OVERHEAD: Final = 64
-"""Bytes that a record counts towards the size of a commit, beside its id and its packed payload."""
-DEFAULT_COMMIT_BYTES: Final = 1 << 20
-"""The size cap of a commit where a store is not given another."""
+MAX_ID_BYTES: Final = 2**16 - 1
+"""The longest aggregate id, in UTF-8: the shared store's log has 16 bits for its length."""
+
+
+_PLAIN: Final = (int, bool, float, str, type(None))
 
 
 class PackedEvent(NamedTuple):
@@ -72,15 +74,18 @@ def record_size(aggregate_id: str, payload: bytes) -> int:
 
 
 def check_aggregate_id(aggregate_id: object) -> None:
-    """Raise `InvalidEventError` unless it is a non-empty `str` of valid Unicode."""
+    """Raise `InvalidEventError` unless it is a non-empty `str` of valid Unicode and at most `MAX_ID_BYTES`."""
     if type(aggregate_id) is not str or not aggregate_id:
         msg = f"an aggregate id must be a non-empty str, not {shown(aggregate_id)}"
         raise InvalidEventError(msg)
     try:
-        aggregate_id.encode()
+        size = len(aggregate_id.encode())
     except UnicodeEncodeError as error:
         msg = f"an aggregate id must be valid Unicode, not {shown(aggregate_id)}: {error.reason}"
         raise InvalidEventError(msg) from None
+    if size > MAX_ID_BYTES:
+        msg = f"an aggregate id must have at most {MAX_ID_BYTES:,} bytes, not {size:,}: {shown(aggregate_id)}"
+        raise InvalidEventError(msg)
 
 
 def check_bounds(min_sequence: object, max_sequence: object) -> None:
@@ -118,4 +123,6 @@ def _over_limit(size: int, limit: int) -> str:
 
 
 def _refuse(record: Event | Snapshot, reason: str) -> InvalidEventError:
-    return InvalidEventError(reason, record.aggregate_id, record.sequence)
+    sequence: object = record.sequence
+    # What is no number may be anything, also what cannot be pickled with the error.
+    return InvalidEventError(reason, record.aggregate_id, sequence if type(sequence) in _PLAIN else shown(sequence))

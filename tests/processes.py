@@ -61,7 +61,7 @@ def servers_of(directory: str | Path) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes().split(b"\0")
-            if wanted in words and any(b"maestro_shm.shared.server" in word for word in words):
+            if wanted in words and any(b"maestro_shm.shared.process" in word for word in words):
                 found.append(int(path.parent.name))
     return [pid for pid in found if not is_gone(pid)]
 

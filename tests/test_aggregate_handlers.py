@@ -261,6 +261,47 @@ def test_a_command_handler_that_returns_anything_but_new_events_is_refused(
     assert store.stats()["events"] == root.sequence == 0
 
 
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("returned", [10**5000, [10**5000], Unprintable(), [Unprintable()], ["x" * 1_000_000]], ids=id)
+def test_what_cannot_be_shown_is_refused_like_anything_else(store: ms.Store, returned: Any) -> None:
+    with pytest.raises(ms.InvalidHandlerError) as caught:
+        Counter(store, "x").evaluate(ms.Command("return", returned))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("bad", [[], None, 5])
+def test_a_type_that_is_no_str_is_refused_and_named(store: ms.Store, bad: Any) -> None:
+    with pytest.raises(ms.InvalidHandlerError, match="a Command whose type is a str") as caught:
+        Counter(store, "x").evaluate(ms.Command(bad))
+    assert repr(bad) in caught.value.type
+    with pytest.raises(ms.InvalidHandlerError, match="the type of an event must be a str") as caught:
+        Counter(store, "x").evaluate(ms.Command("return", [ms.NewEvent(bad)]))
+    assert caught.value.type == repr(bad)
+
+
+def test_what_is_no_command_is_refused_and_named(store: ms.Store) -> None:
+    not_a_command: Any = "add"
+    with pytest.raises(ms.InvalidHandlerError, match="a Command whose type is a str") as caught:
+        Counter(store, "x").evaluate(not_a_command)
+    assert caught.value.type == "'add'"
+
+
+@pytest.mark.parametrize("bad", [0, -1, "3", 2.0, True])
+def test_a_class_whose_snapshots_cannot_be_counted_is_refused_when_it_is_made(bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"Wrong\.snapshot_every must be None or an int from 1 up"):
+        type("Wrong", (Counter,), {"snapshot_every": bad})
+
+
+@pytest.mark.parametrize("bad", [-1, "3", None, float("nan"), True])
+def test_a_class_whose_time_is_no_time_is_refused_when_it_is_made(bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"Wrong\.retry_timeout must be a number of seconds"):
+        type("Wrong", (Counter,), {"retry_timeout": bad})
+
+
 @pytest.mark.parametrize("of_kind", [list, tuple, iter, lambda events: (event for event in events)])
 def test_new_events_may_come_in_any_iterable(store: ms.Store, of_kind: Any) -> None:
     root = Counter(store, "x")
@@ -298,3 +339,23 @@ def test_a_stored_event_without_handler_is_named_and_leaves_the_root_not_loaded(
         assert caught.value.type == "lost"
         assert root.sequence == 0
     assert root.replay(2) == 2
+
+
+def test_an_interrupted_handler_of_events_leaves_the_root_not_loaded(store: ms.Store) -> None:
+    class Interrupted(Counter):
+        initial_state: ClassVar[Any] = dict
+        interrupt = True
+
+        @ms.on_event("added")
+        def added(state: Any, event: ms.Event) -> Any:
+            state[event.sequence] = event.body
+            if event.sequence == 2 and Interrupted.interrupt:
+                raise KeyboardInterrupt
+            return state
+
+    root = Interrupted(store, "x")
+    with pytest.raises(KeyboardInterrupt):
+        root.evaluate(ms.Command("return", [ms.NewEvent("added", 1), ms.NewEvent("added", 2)]))
+    assert root.sequence == 0
+    Interrupted.interrupt = False
+    assert root.get() == {1: 1, 2: 2}

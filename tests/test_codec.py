@@ -6,6 +6,7 @@ import enum
 import fractions
 import io
 import struct
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal, localcontext
@@ -18,6 +19,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import output_of
 from store_contract import STORABLE, event, exactly
 
 import maestro_shm as ms
@@ -231,11 +233,12 @@ class Berlin(ZoneInfo):
     pass
 
 
-def unnamed_zone() -> ZoneInfo:
-    """A zone read from a file without its name, which no reader could look up again."""
+def zone_from_file(key: str | None) -> ZoneInfo:
+    """A zone read from a file: by its name, if it has one, a reader would find another or none."""
     one_type_of_four_letters = struct.pack(">6l", 0, 0, 0, 0, 1, 4)
     one_hour_ahead = struct.pack(">lBB", 3600, 0, 0)
-    return ZoneInfo.from_file(io.BytesIO(b"TZif" + bytes(16) + one_type_of_four_letters + one_hour_ahead + b"ONE\0"))
+    file = io.BytesIO(b"TZif" + bytes(16) + one_type_of_four_letters + one_hour_ahead + b"ONE\0")
+    return ZoneInfo.from_file(file, key=key)
 
 
 REFUSED: dict[str, Any] = {
@@ -281,7 +284,9 @@ REFUSED: dict[str, Any] = {
     "UUID subclass": Label(int=1),
     "datetime in a zone of one's own": datetime(2024, 1, 1, tzinfo=Zone()),
     "datetime in a subclass of a zone": datetime(2024, 1, 1, tzinfo=Berlin("Europe/Berlin")),
-    "datetime in a zone without a name": datetime(2024, 1, 1, tzinfo=unnamed_zone()),
+    "datetime in a zone without a name": datetime(2024, 1, 1, tzinfo=zone_from_file(None)),
+    "datetime in a zone of a file under another's name": datetime(2024, 1, 1, tzinfo=zone_from_file("Asia/Tokyo")),
+    "datetime in a zone of a file under a name of its own": datetime(2024, 1, 1, tzinfo=zone_from_file("Mars/Olympus")),
     "time in a zone of one's own": time(1, tzinfo=Zone()),
     "offset with a surrogate in its name": datetime(2024, 1, 1, tzinfo=timezone(timedelta(0), "\ud800")),
     "surrogate": "a\ud800",
@@ -457,3 +462,41 @@ PINNED: dict[str, tuple[Any, str]] = {
 def test_the_bytes_of_a_value_are_part_of_the_format_and_never_change(value: Any, packed: str) -> None:
     assert codec.pack_body(value).hex() == packed
     assert exactly(codec.unpack(bytes.fromhex(packed))) == exactly([value])
+
+
+SMALL_STACK = """
+import threading
+from maestro_shm import codec
+
+value = ()
+for _ in range(codec.MAX_DEPTH - 1):
+    value = (value,)
+read = []
+threading.stack_size(512 * 1024)
+thread = threading.Thread(target=lambda: read.append(codec.unpack(codec.pack_body(value))[0]))
+thread.start()
+thread.join()
+print(read == [value])
+"""
+
+
+def test_the_deepest_body_can_be_read_by_a_thread_with_a_small_stack() -> None:
+    assert output_of(SMALL_STACK) == "True"
+
+
+def test_a_body_that_the_call_stack_has_no_room_for_is_refused_and_says_so() -> None:
+    def at_depth(frames: int) -> bytes:
+        return at_depth(frames - 1) if frames else codec.pack_body(deep)
+
+    deep: Any = ()
+    for _ in range(codec.MAX_DEPTH - 2):
+        deep = (deep,)
+    said = set()
+    for frames in range(sys.getrecursionlimit() - 300, sys.getrecursionlimit(), 10):
+        try:
+            at_depth(frames)
+        except codec.UnstorableError as error:
+            said.add(str(error))
+        except RecursionError:
+            break  # no room even for the calls of this test
+    assert said == {"body: cannot be packed so deep in the call stack"}

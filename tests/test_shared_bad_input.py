@@ -27,12 +27,34 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    "target", ["", "http://x", "redis:", "postgres:x", "shm:", "shm:a/b", "shm:..", "shm:" + "x" * 65]
+    "target", ["", "http://x", "redis:", "postgres:x", "shm:", "shm:a/b", "shm:..", "shm:" + "x" * 65, "/tmp/a\0b"]
 )
 def test_a_target_of_an_unknown_scheme_or_a_bad_name_is_refused(target: str) -> None:
     with pytest.raises(ms.StoreUnavailableError) as caught:
         ms.connect(target)
     assert caught.value.target == target
+
+
+@pytest.mark.parametrize("name", ["shm:x", "memory:", "http:x", "plain"])
+def test_what_is_given_as_a_path_is_a_path_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with cleaned_up(tmp_path / name):
+        ms.connect(Path(name)).close()
+        assert (tmp_path / name / directories.SETTINGS).exists()
+        ms.destroy(os.fsencode(name))  # type: ignore[arg-type] # what every os function takes
+        assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp/" + "x" * 300, "/tmp/" + "x/" * 3000, "/nowhere/store", "/etc/passwd/store"], ids=len
+)
+def test_a_path_where_no_directory_can_be_is_refused(path: str) -> None:
+    with pytest.raises(ms.StoreUnavailableError, match="cannot make its directory"):
+        ms.connect(path)
+    with pytest.raises(ms.StoreUnavailableError):
+        ms.destroy(path)
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(path: Path) -> None:
@@ -100,10 +122,25 @@ def test_a_key_that_is_not_as_it_was_made_is_refused(path: Path, fault: str) -> 
         ms.connect(path)
 
 
-def test_settings_that_cannot_be_read_are_refused(path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"max_commit_bytes": 4096}',
+        '{"max_commit_bytes": "4096", "idle_timeout": 30}',
+        '{"max_commit_bytes": 4096, "idle_timeout": true}',
+        '{"max_commit_bytes": 4096, "idle_timeout": 30, "creator": 5}',
+        '{"max_commit_bytes": 4096, "idle_timeout": 30, "creator": "me"}',
+        '{"max_commit_bytes": 4096, "idle_timeout": 30, "colour": "red"}',
+        "\udc80",
+    ],
+)
+def test_settings_that_cannot_be_read_are_refused(path: Path, settings: str) -> None:
     made(path)
-    (path / directories.SETTINGS).write_text("{")
-    with pytest.raises(ms.StoreUnavailableError, match="settings"):
+    (path / directories.SETTINGS).write_text(settings, errors="surrogateescape")
+    with pytest.raises(ms.StoreUnavailableError, match="its file 'settings' cannot be read"):
         ms.connect(path)
 
 
@@ -132,11 +169,30 @@ def test_options_that_a_store_was_not_created_with_are_refused(path: Path) -> No
             ms.connect(path, max_commit_bytes=8192)
 
 
-@pytest.mark.parametrize("cap", [0, 1023, (32 << 20) + 1, True, "1", 4096.0])
-def test_a_cap_out_of_bounds_is_refused(path: Path, cap: Any) -> None:
-    with pytest.raises(ValueError, match="max_commit_bytes"):
-        ms.connect(path, max_commit_bytes=cap)
+BAD_SECONDS: tuple[Any, ...] = (-1, float("nan"), "1", True, None, [])
+
+
+@pytest.mark.parametrize("seconds", [*BAD_SECONDS, 0, float("inf"), 1e300])
+def test_a_timeout_that_is_no_time_is_refused(path: Path, seconds: Any) -> None:
+    for target in (None, path):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds above 0"):
+            ms.connect(target, timeout=seconds)
+    with pytest.raises(ValueError, match="timeout must be a number of seconds above 0"):
+        ms.destroy(path, timeout=seconds)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("seconds", [seconds for seconds in BAD_SECONDS if seconds is not None])
+def test_an_idle_timeout_that_is_no_time_is_refused(path: Path, seconds: Any) -> None:
+    with pytest.raises(ValueError, match="idle_timeout must be a number of seconds from 0 up"):
+        ms.connect(path, idle_timeout=seconds)
+    assert not path.exists()
+
+
+def test_a_server_may_be_told_to_stay_for_ever(path: Path) -> None:
+    ms.connect(path, idle_timeout=float("inf")).close()
+    with pytest.raises(ms.StoreUnavailableError, match="idle_timeout=inf, not 30"):
+        ms.connect(path, idle_timeout=30)
 
 
 def test_an_unknown_option_is_refused(path: Path) -> None:
@@ -162,6 +218,10 @@ def served(path: Path) -> Iterator[tuple[ms.Store, str, bytes]]:
         assert store.stats()["server_pid"] == before
 
 
+def soon() -> float:
+    return time.monotonic() + 20
+
+
 def hung_up(connection: socket.socket) -> bool:
     connection.settimeout(20)
     try:
@@ -177,7 +237,7 @@ Served = tuple[ms.Store, str, bytes]
 
 def test_a_client_with_the_wrong_key_is_not_let_in(served: Served) -> None:
     with pytest.raises((EOFError, ConnectionError)):
-        Line(served[1], bytes(32), timeout=20)
+        Line(served[1], bytes(32), soon())
 
 
 @pytest.mark.parametrize("said", [b"", wire.frame(b"x" * 64), wire.frame(b"x" * 129), b"\xff" * 200, b"\0" * 4])
@@ -200,7 +260,7 @@ class Evil:
 
 def test_nothing_that_a_client_sends_is_unpickled(served: Served, tmp_path: Path) -> None:
     with pytest.raises((EOFError, ConnectionError)):
-        Line(served[1], served[2], timeout=20).exchange(wire.frame(pickle.dumps(Evil(tmp_path / "touched"))))
+        Line(served[1], served[2], soon()).exchange(wire.frame(pickle.dumps(Evil(tmp_path / "touched"))), soon())
     assert not (tmp_path / "touched").exists()
 
 
@@ -222,7 +282,7 @@ def test_nothing_that_a_client_sends_is_unpickled(served: Served, tmp_path: Path
 )
 def test_a_client_that_breaks_the_protocol_is_dropped(served: Served, message: bytes) -> None:
     with pytest.raises((EOFError, ConnectionError)):
-        Line(served[1], served[2], timeout=20).exchange(wire.frame(message))
+        Line(served[1], served[2], soon()).exchange(wire.frame(message), soon())
 
 
 @pytest.mark.parametrize(
@@ -237,12 +297,23 @@ def test_a_client_that_breaks_the_protocol_is_dropped(served: Served, message: b
         [["a", 1, None, "text"]],
         [[1, 1, None, b""]],
         [["a", 1, None, bytes(1 << 20)]],
+        [["a", 2**63, None, b""]],
+        [["a", True, None, b""]],
+        [["a", 1.5, None, b""]],
+        [["a", 1, -1, b""]],
+        [["a", 1, 2**62, b""]],
+        [["a", 1, True, b""]],
+        [["", 1, None, b""]],
+        [["x" * 65_536, 1, None, b""]],
+        [["a", 1, None, None]],
+        [["a", 2, None, b""], ["a", 1, None, b""]],
         "text",
     ],
 )
 def test_a_commit_that_no_client_of_ours_would_send_changes_nothing(served: Served, rows: Any) -> None:
-    line = Line(served[1], served[2], timeout=20)
-    reply = wire.unpack(line.exchange(wire.pack([7, "journal", "commit_events", [bytes(16), rows, False]])))
+    line = Line(served[1], served[2], soon())
+    message = wire.pack([7, "journal", "commit_events", [bytes(16), rows, False]])
+    reply = wire.unpack(line.exchange(message, soon()))
     line.close()
     assert reply[:2] == (7, False)
     assert served[0].stats()["events"] == 0
@@ -251,4 +322,22 @@ def test_a_commit_that_no_client_of_ours_would_send_changes_nothing(served: Serv
 
 def test_a_message_over_the_limit_is_not_waited_for(served: Served) -> None:
     with pytest.raises((EOFError, ConnectionError)):
-        Line(served[1], served[2], timeout=20).exchange((1 << 30).to_bytes(4) + bytes(1 << 16))
+        Line(served[1], served[2], soon()).exchange((1 << 30).to_bytes(4) + bytes(1 << 16), soon())
+
+
+@pytest.mark.parametrize("commit_id", [b"", bytes(15), bytes(17), "x" * 16, None, 5])
+def test_a_commit_without_a_right_id_changes_nothing(served: Served, commit_id: Any) -> None:
+    line = Line(served[1], served[2], soon())
+    rows = [["a", 1, None, b""]]
+    for message in (["commit_events", [commit_id, rows, False]], ["commit_snapshot", [commit_id, "a", 1, b"", False]]):
+        reply = wire.unpack(line.exchange(wire.pack([7, "journal", *message]), soon()))
+        assert reply[:2] == (7, False)
+    line.close()
+    assert served[0].stats()["events"] == 0
+    assert served[0].get_snapshot("a") is None
+
+
+@pytest.mark.parametrize("number", [None, "1", 1.0, True, [[[]]]])
+def test_a_request_without_a_number_is_none(served: Served, number: Any) -> None:
+    with pytest.raises((EOFError, ConnectionError)):
+        Line(served[1], served[2], soon()).exchange(wire.pack([number, "journal", "reset", []]), soon())

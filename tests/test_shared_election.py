@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
+import time
 from pathlib import Path
 
+import pytest
 from processes import in_forks, kill, named_target, servers_of
 
 import maestro_shm as ms
+from maestro_shm.shared import election
+from maestro_shm.shared.launch import launch
 from maestro_shm.shared.store import path_of
 
 
@@ -40,16 +42,13 @@ def test_a_deleted_lock_file_does_not_give_two_servers() -> None:
         directory = path_of(target)
         server = store.stats()["server_pid"]
         (directory / "lock").unlink()
-        code = "import sys; from maestro_shm.shared import server; server._HOLD_SECONDS = 0.2; server.main(sys.argv[1])"
-        second = subprocess.run(
-            [sys.executable, "-c", code, str(directory)], capture_output=True, timeout=30, check=False
-        )
-        assert second.returncode == 1
-        assert b"another server holds the directory" in second.stdout
-        assert connect_and_commit(target, 1) == (server, 1)
+        with pytest.raises(ms.StoreUnavailableError, match="another server holds the directory"):
+            launch(directory, time.monotonic() + 30)
+        assert set(in_forks(4, lambda number: connect_and_commit(target, number))) == {(server, 1)}
+        assert servers_of(directory) == [server]
 
 
-def test_a_stale_socket_and_a_reused_process_id_mislead_nobody() -> None:
+def test_a_stale_socket_misleads_nobody() -> None:
     with named_target() as target, ms.connect(target) as store:
         directory = path_of(target)
         kill(store.stats()["server_pid"])
@@ -75,3 +74,22 @@ def test_a_server_that_was_overtaken_writes_no_more(tmp_path: Path) -> None:
     finally:
         former.close()
         latter.close()
+
+
+def test_a_server_that_cannot_be_reached_is_not_given_a_rival() -> None:
+    with named_target() as target, ms.connect(target) as store:
+        server = store.stats()["server_pid"]
+        (path_of(target) / "socket-1").unlink()
+        with pytest.raises(
+            ms.StoreUnavailableError, match=f"its server .process {server}. runs, but could not be reached"
+        ):
+            ms.connect(target, timeout=0.5)
+        assert servers_of(path_of(target)) == [server]
+        store.commit_events([ms.Event("a", 1, "still served", None)])
+
+
+def test_an_election_ends_when_the_lock_is_let_go() -> None:
+    with named_target() as target, ms.connect(target):
+        with election._election(path_of(target), time.monotonic() + 5) as lock:
+            assert lock.is_locked
+        assert not lock.is_locked

@@ -6,12 +6,13 @@ import operator
 import pickle
 import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain, pairwise, product
-from typing import Any, NamedTuple
+from itertools import chain, count, pairwise, product
+from typing import Any, NamedTuple, cast
 
 import pytest
 from store_contract import FIGURES, STORABLE, event, exactly, in_threads
@@ -19,7 +20,8 @@ from store_contract import FIGURES, STORABLE, event, exactly, in_threads
 import maestro_shm as ms
 from maestro_shm import codec
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.validation import DEFAULT_COMMIT_BYTES, record_size
+from maestro_shm.options import DEFAULT_COMMIT_BYTES
+from maestro_shm.validation import record_size
 
 MakeStore = Callable[..., ms.Store]
 
@@ -515,7 +517,7 @@ BAD_COMMITS: dict[str, Bad] = {
     "not an Event: a Snapshot": Bad([ms.Snapshot("a", 1, None)], "not an Event"),
     "metadata over the cap": Bad([event(metadata={"a": "x" * DEFAULT_COMMIT_BYTES})], "over the cap"),
     "type over the cap": Bad([event(type="x" * DEFAULT_COMMIT_BYTES)], "over the cap"),
-    "id over the cap": Bad([event("x" * DEFAULT_COMMIT_BYTES)], "over the cap"),
+    "id too long": Bad([event("x" * 65_536)], "at most 65,535 bytes"),
     "two halves over the cap": Bad([event("a", n, b"x" * (DEFAULT_COMMIT_BYTES // 2)) for n in (1, 2)], "over the cap"),
     "small events over the cap": Bad([event("a", n) for n in range(DEFAULT_COMMIT_BYTES // 64)], "over the cap"),
 }
@@ -526,7 +528,7 @@ BAD_SNAPSHOTS: dict[str, Bad] = {
     **{name: Bad(ms.Snapshot("a", 2, body.value), body.message) for name, body in BAD_BODIES.items()},
     "not a Snapshot: None": Bad(None, "not a Snapshot"),
     "not a Snapshot: an Event": Bad(event("a", 2), "not a Snapshot"),
-    "id over the cap": Bad(ms.Snapshot("x" * DEFAULT_COMMIT_BYTES, 2, None), "over the cap"),
+    "id too long": Bad(ms.Snapshot("x" * 65_536, 2, None), "at most 65,535 bytes"),
 }
 
 BAD_BOUNDS: dict[str, Any] = {
@@ -618,6 +620,32 @@ def test_a_store_keeps_the_cap_that_it_was_created_with(make_store: MakeStore) -
         store.commit_events([replace(filled(2 * DEFAULT_COMMIT_BYTES + 1), sequence=2)])
 
 
+@pytest.mark.parametrize("cap", [0, 1023, (32 << 20) + 1, True, "1", 4096.0, None])
+def test_a_cap_out_of_bounds_is_refused(make_store: MakeStore, store_kind: str, cap: Any) -> None:
+    if cap is None and store_kind in ("named", "path"):
+        cap = -1  # None is what a store that exists has
+    with pytest.raises(ValueError, match="max_commit_bytes must be an int from 1024 to 33554432"):
+        make_store(max_commit_bytes=cap)
+
+
+def test_the_longest_id_is_stored(store: ms.Store) -> None:
+    longest = "x" * 65_535
+    store.commit_events([event(longest)])
+    store.commit_snapshot(ms.Snapshot(longest, 1, None))
+    assert store.last_sequence(longest) == 1
+    assert [stored.aggregate_id for stored in store.get_events(longest)] == [longest]
+    assert store.get_snapshot(longest) == ms.Snapshot(longest, 1, None)
+
+
+def test_a_commit_may_have_as_many_events_as_the_cap_has_room_for(make_store: MakeStore) -> None:
+    many = 200_000
+    store = make_store(max_commit_bytes=32 << 20)
+    stored = store.commit_events(event("a", sequence) for sequence in range(many))
+    assert [stored[0].position, stored[-1].position] == [1, many]
+    assert store.last_sequence("a") == many - 1
+    assert [read.sequence for read in store.get_events("a", many - 3)] == [many - 3, many - 2, many - 1]
+
+
 # Figures, reset, close.
 
 
@@ -695,6 +723,44 @@ def test_a_closed_store_refuses_every_call(make_store: MakeStore) -> None:
         with pytest.raises(ms.StoreClosedError) as caught:
             call(store)
         assert caught.value.target == store.target, name
+
+
+def test_a_closed_store_says_so_whatever_it_is_given(make_store: MakeStore) -> None:
+    store = make_store()
+    store.close()
+    calls: list[Callable[[], object]] = [
+        lambda: store.commit_events([event("")]),
+        lambda: store.commit_snapshot(ms.Snapshot("", -1, object())),
+        lambda: store.get_events(""),
+        lambda: store.get_snapshot("", cast("int", None)),
+        lambda: store.last_sequence(""),
+    ]
+    for call in calls:
+        with pytest.raises(ms.StoreClosedError):
+            call()
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_a_store_that_is_closed_under_its_readers_answers_or_says_that_it_is_closed(make_store: MakeStore) -> None:
+    store = make_store()
+    events = store.commit_events([event("a", sequence) for sequence in range(1, 200)])
+
+    def read() -> int:
+        for answers in count():
+            try:
+                assert store.get_events("a") == events
+                assert store.last_sequence("a") == 199
+                assert store.stats()["events"] == 199
+            except ms.StoreClosedError:
+                return answers
+        raise AssertionError("there is no end of numbers")
+
+    def close() -> int:
+        time.sleep(0.05)
+        store.close()
+        return 1
+
+    assert all(in_threads(read, read, read, close))
 
 
 def test_closing_twice_is_no_error(make_store: MakeStore) -> None:

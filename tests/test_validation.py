@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from store_contract import event, exactly
 import maestro_shm as ms
 from maestro_shm import codec, validation
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.validation import DEFAULT_COMMIT_BYTES, RECORD_OVERHEAD
+from maestro_shm.options import DEFAULT_COMMIT_BYTES, RECORD_OVERHEAD
 
 ROOM = DEFAULT_COMMIT_BYTES
 
@@ -143,9 +144,40 @@ def test_what_is_no_aggregate_id_is_refused(aggregate_id: object) -> None:
     assert repr(aggregate_id) in str(caught.value)
 
 
-@pytest.mark.parametrize("aggregate_id", ["a", "\0", " ", "\ufffe", "\U0010ffff", "x" * 100_000], ids=ascii)
+@pytest.mark.parametrize(
+    "aggregate_id",
+    ["a", "\0", " ", "\ufffe", "\U0010ffff", "x" * 65_535, "\N{SNOWMAN}" * 21_845],
+    ids=lambda name: ascii(name[:9]),
+)
 def test_any_other_text_is_an_aggregate_id(aggregate_id: str) -> None:
     validation.check_aggregate_id(aggregate_id)
+
+
+@pytest.mark.parametrize("aggregate_id", ["x" * 65_536, "\N{SNOWMAN}" * 21_846], ids=["ascii", "snowmen"])
+def test_an_aggregate_id_has_at_most_65535_bytes(aggregate_id: str) -> None:
+    with pytest.raises(ms.InvalidEventError, match=r"at most 65,535 bytes, not 65,53[68]"):
+        validation.check_aggregate_id(aggregate_id)
+
+
+class SpecialEvent(ms.Event):
+    pass
+
+
+class SpecialSnapshot(ms.Snapshot):
+    pass
+
+
+def test_a_subclass_of_a_record_is_refused_since_it_would_not_come_back_as_one() -> None:
+    with pytest.raises(ms.InvalidEventError, match="not an Event"):
+        validation.pack_events([SpecialEvent("a", 1, "happened", None)], ROOM)
+    with pytest.raises(ms.InvalidEventError, match="not a Snapshot"):
+        validation.pack_snapshot(SpecialSnapshot("a", 1, None), ROOM)
+
+
+def test_a_refusal_can_be_pickled_whatever_was_refused() -> None:
+    error = refused(event(sequence=lambda: 1))
+    assert pickle.loads(pickle.dumps(error)).sequence == error.sequence
+    assert "lambda" in str(error)
 
 
 @pytest.mark.parametrize("bounds", [(0, 0), (5, 1), (-1, 2**70)])

@@ -12,6 +12,7 @@ Only its owner gets in: mode 0700, owner checked, no symbolic links.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from maestro_shm.errors import StoreUnavailableError
+from maestro_shm import options
+from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared.handshake import KEY_BYTES
 
@@ -31,7 +33,8 @@ LOCK: Final = "lock"
 AUTHKEY: Final = "authkey"
 SETTINGS: Final = "settings"
 SERVER_LOG: Final = "server.log"
-_UNFINISHED_SETTINGS: Final = "settings.new"
+_UNFINISHED: Final = ".new"
+_REMOVED_LAST: Final = (AUTHKEY, SETTINGS, LOCK)
 
 SHM_SCHEME: Final = "shm:"
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -50,6 +53,20 @@ class Settings:
     idle_timeout: float
     creator: str | None = None
 
+    def check(self) -> None:
+        """Raise `ValueError` if something is not as it may be."""
+        options.commit_bytes(self.max_commit_bytes)
+        options.idle_timeout(self.idle_timeout)
+        if self.creator is not None and not creators.is_identity(self.creator):
+            raise ValueError(f"creator must be the name of a process, not {shown(self.creator)}")
+
+
+class VanishedError(StoreUnavailableError):
+    """There is no such store, or somebody destroyed it meanwhile."""
+
+    def __init__(self, target: str, reason: str = "there is no such store (any more)") -> None:
+        super().__init__(target, reason)
+
 
 def named_path(target: str) -> Path:
     """The directory of a `shm:` target. Raises `StoreUnavailableError` for a bad name."""
@@ -59,20 +76,23 @@ def named_path(target: str) -> Path:
     return _root() / f"maestro_shm-{os.geteuid()}-named-{name}"
 
 
-def new_private_path() -> Path:
-    """The directory of a new private store."""
-    return _root() / f"{_private_prefix()}{os.getpid()}-{secrets.token_hex(4)}"
+def new_private_path(creator: str) -> Path:
+    """The directory of a new private store of this process."""
+    return _root() / f"{_private_prefix()}{creator}-{secrets.token_hex(4)}"
 
 
 def sweep_private() -> None:
-    """Remove private stores whose creator and server were both killed."""
+    """Remove private stores whose creator and server were both killed.
+
+    Anybody may put things of any name beside them: what is not certainly a store of ours is left alone, and nothing
+    of what is found there can make this fail.
+    """
     for path in _root().glob(f"{_private_prefix()}*"):
-        try:
-            settings = read_settings(path)
-        except (OSError, StoreUnavailableError):
-            continue
-        if settings.creator is not None and not creators.is_alive(settings.creator) and not is_served(path):
-            remove(path)
+        with contextlib.suppress(OSError, StoreUnavailableError):
+            creator = path.name.removeprefix(_private_prefix()).rpartition("-")[0]
+            if creators.is_identity(creator) and not creators.is_alive(creator):
+                _check_owned(path)
+                _remove_unheld(path)
 
 
 def is_served(path: Path) -> bool:
@@ -87,11 +107,15 @@ def is_served(path: Path) -> bool:
 def hold(path: Path) -> int | None:
     """Take the lock on the directory itself, which a server holds all its life; None if another has it.
 
+    Raises `VanishedError`.
     The second lock beside the file `lock`: that file can be deleted, and a directory with a server in it cannot.
     """
     import fcntl  # noqa: PLC0415 (not on Windows, where this package can still be imported)
 
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise VanishedError(str(path)) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -100,56 +124,58 @@ def hold(path: Path) -> int | None:
     return descriptor
 
 
-def make(path: Path) -> None:
-    """Make the directory unless it is there. Raises `StoreUnavailableError` if it cannot be a store of this user."""
+def make(path: Path, settings: Settings) -> None:
+    """Make the directory and the store in it, unless they are there.
+
+    Several may do so at once: each file appears whole and stays as it appeared first. Raises `StoreUnavailableError`
+    if it cannot be a store of this user.
+    """
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         check(path, may_be_empty=True)
     except OSError as error:
         raise StoreUnavailableError(str(path), f"cannot make its directory: {error.strerror}") from None
+    try:
+        if not (path / SETTINGS).exists():
+            path.chmod(0o700)
+        _write_once(path / AUTHKEY, secrets.token_bytes(KEY_BYTES))
+        _write_once(path / SETTINGS, json.dumps(asdict(settings)).encode())
+    except FileNotFoundError:
+        raise VanishedError(str(path)) from None
+    except OSError as error:
+        raise StoreUnavailableError(str(path), f"cannot write into its directory: {error.strerror}") from None
 
 
 def check(path: Path, *, may_be_empty: bool = False) -> None:
-    """Raise `StoreUnavailableError` unless this is our directory with a store, or (if it may be) nothing, in it."""
-    try:
-        facts = path.lstat()
-    except FileNotFoundError:
-        raise StoreUnavailableError(str(path), "there is no such store (any more)") from None
-    except OSError as error:
-        raise StoreUnavailableError(str(path), f"cannot look at it: {error.strerror}") from None
-    if not stat.S_ISDIR(facts.st_mode):
-        raise StoreUnavailableError(str(path), "not a directory" + " but a link" * stat.S_ISLNK(facts.st_mode))
-    if facts.st_uid != os.geteuid():
-        raise StoreUnavailableError(str(path), f"belongs to user {facts.st_uid}, not to you (user {os.geteuid()})")
+    """Raise `StoreUnavailableError` unless this is our directory with a store, or (if it may be) nothing, in it.
+
+    Raises `VanishedError` if there is neither a store nor anything else.
+    """
+    facts = _check_owned(path)
     if (path / SETTINGS).exists():
         if facts.st_mode & 0o077:
             raise StoreUnavailableError(str(path), f"others may enter it; if you trust what is in it: chmod 700 {path}")
-    elif not may_be_empty or {entry.name for entry in path.iterdir()} - {LOCK, AUTHKEY, _UNFINISHED_SETTINGS}:
-        raise StoreUnavailableError(str(path), "not a store: there are other things in this directory")
-
-
-def is_made(path: Path) -> bool:
-    """Whether the directory holds a store."""
-    return (path / SETTINGS).exists()
-
-
-def found(path: Path, settings: Settings) -> None:
-    """Make the directory a store: a new key, then the settings, which appear at once. Under the file lock only."""
-    path.chmod(0o700)
-    (path / AUTHKEY).unlink(missing_ok=True)
-    _write(path / AUTHKEY, secrets.token_bytes(KEY_BYTES))
-    (path / _UNFINISHED_SETTINGS).unlink(missing_ok=True)
-    _write(path / _UNFINISHED_SETTINGS, json.dumps(asdict(settings)).encode())
-    (path / _UNFINISHED_SETTINGS).replace(path / SETTINGS)
+        return
+    others = sorted(name for name in _names(path) if name not in (LOCK, AUTHKEY) and not name.endswith(_UNFINISHED))
+    if others and not (path / SETTINGS).exists():
+        raise StoreUnavailableError(
+            str(path), f"not a store: there are other things in this directory, as {others[0]!r}"
+        )
+    if not may_be_empty:
+        raise VanishedError(str(path))
 
 
 def read_settings(path: Path) -> Settings:
-    """What was fixed at the store's creation. Raises `FileNotFoundError`, `StoreUnavailableError`."""
+    """What was fixed at the store's creation. Raises `VanishedError`, `StoreUnavailableError`."""
     try:
-        return Settings(**json.loads((path / SETTINGS).read_bytes()))
-    except (ValueError, TypeError) as error:
+        settings = Settings(**json.loads((path / SETTINGS).read_bytes()))
+        settings.check()
+    except FileNotFoundError:
+        raise VanishedError(str(path)) from None
+    except (OSError, ValueError, TypeError) as error:
         raise StoreUnavailableError(str(path), f"its file 'settings' cannot be read: {error}") from None
+    return settings
 
 
 def read_key(path: Path) -> bytes:
@@ -174,14 +200,63 @@ def socket_path(path: Path, epoch: int) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove the directory and all in it. Who has its files mapped keeps them."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove the directory and all in it, for whoever holds it. Who has its files mapped keeps them.
+
+    The settings go nearly last: whoever is killed meanwhile leaves an empty store, and no heap of nameless files.
+    """
+    names = _names(path)
+    for name in sorted(set(names) - set(_REMOVED_LAST)) + [name for name in _REMOVED_LAST if name in names]:
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)  # not of ours
+        else:
+            entry.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody makes a new store in it already
+        path.rmdir()
 
 
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+def _check_owned(path: Path) -> os.stat_result:
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        raise VanishedError(str(path)) from None
+    except OSError as error:
+        raise StoreUnavailableError(str(path), f"cannot look at it: {error.strerror}") from None
+    if not stat.S_ISDIR(facts.st_mode):
+        raise StoreUnavailableError(str(path), "not a directory" + " but a link" * stat.S_ISLNK(facts.st_mode))
+    if facts.st_uid != os.geteuid():
+        raise StoreUnavailableError(str(path), f"belongs to user {facts.st_uid}, not to you (user {os.geteuid()})")
+    return facts
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in path.iterdir()]
+    except FileNotFoundError:
+        raise VanishedError(str(path)) from None
+
+
+def _remove_unheld(path: Path) -> None:
+    held = hold(path)
+    if held is not None:
+        try:
+            remove(path)
+        finally:
+            os.close(held)
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    if os.path.lexists(path):
+        return
+    unfinished = path.with_name(f"{path.name}-{secrets.token_hex(4)}{_UNFINISHED}")
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        with contextlib.suppress(FileExistsError):
+            os.link(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _root() -> Path:

@@ -1,16 +1,17 @@
-"""Finding the one server of a store, or electing and starting it.
+"""Finding the one server of a store, or electing and starting it; and ending a store.
 
 Whoever finds no server takes the file lock, looks again, and starts one; the others wait for the lock and then find it.
 The server itself takes the lock on the directory before it touches anything, so that even a deleted lock file gives
-only one; and each server's epoch is checked at every commit.
+only one; and each server's epoch is checked at every commit. Deadlines are of `time.monotonic`.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import filelock
 
@@ -19,47 +20,48 @@ from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import header as head
 from maestro_shm.shared import wire
-from maestro_shm.shared.directory import Settings
+from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.launch import launch
 from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.transport import Line
 
-_LOCK_POLL: Final = 0.005
+_POLL: Final = 0.005
 
 
-def open_or_create(path: Path, settings: Settings, timeout: float) -> Line:
+def open_or_create(path: Path, settings: Settings, deadline: float) -> Line:
     """A line to the store's server; the store is made and the server started if need be.
 
-    Raises `StoreUnavailableError` when that fails or takes longer than `timeout` seconds.
+    Raises `StoreUnavailableError` when that fails or is not done by the deadline.
     """
-    directories.make(path)
-    if not directories.is_made(path):
-        with _election(path, time.monotonic() + timeout):
-            if not directories.is_made(path):
-                directories.found(path, settings)
-    return attach(path, timeout, time.monotonic() + timeout)
+    while True:
+        try:
+            directories.make(path, settings)
+            return attach(path, deadline)
+        except VanishedError:  # somebody destroyed it meanwhile
+            if time.monotonic() >= deadline:
+                raise
 
 
-def attach(path: Path, timeout: float, deadline: float) -> Line:
-    """A line to the server of a store that exists; the server is started if need be.
-
-    Each call on the line is bounded by `timeout`, the search by the deadline. Raises as `open_or_create`.
-    """
-    directories.check(path)
-    line = find(path, timeout)
-    while line is None:
+def attach(path: Path, deadline: float) -> Line:
+    """A line to the server of a store that exists; the server is started if need be. Raises as `open_or_create`."""
+    while True:
+        directories.check(path)
+        if line := find(path, deadline):
+            return line
         with _election(path, deadline):
-            line = find(path, timeout)
-            if line is None:
+            if line := find(path, deadline):
+                return line
+            if not directories.is_served(path):
                 _check_creator(path)
-                launch(path, deadline)
-        line = line or find(path, timeout)
-        if line is None and time.monotonic() >= deadline:
-            raise StoreUnavailableError(str(path), "no server could be reached in time")
-    return line
+                _launch(path, deadline)
+            elif time.monotonic() < deadline:
+                time.sleep(_POLL)  # it is about to begin or to end, or cannot let more clients in at the moment
+            else:
+                reason = f"its server (process {_server_pid(path)}) runs, but could not be reached in time"
+                raise StoreUnavailableError(str(path), reason)
 
 
-def find(path: Path, timeout: float) -> Line | None:
+def find(path: Path, deadline: float) -> Line | None:
     """A line to the server that the header tells of, or None if it is not there.
 
     Raises `StoreUnavailableError` if there is one that does not answer, or does not speak our protocol.
@@ -68,59 +70,103 @@ def find(path: Path, timeout: float) -> Line | None:
         header = head.open_header(path)
         epoch = header.words[head.EPOCH]
         header.close()
-        return Line(str(directories.socket_path(path, epoch)), directories.read_key(path), timeout)
+        return Line(str(directories.socket_path(path, epoch)), directories.read_key(path), deadline)
     except (FileNotFoundError, ConnectionError, EOFError):
         return None
-    except BlockingIOError:
-        raise StoreUnavailableError(str(path), f"its server does not answer within {timeout:g} s") from None
+    except TimeoutError:
+        raise StoreUnavailableError(str(path), "its server does not answer in time") from None
+    except OSError as error:
+        raise StoreUnavailableError(str(path), f"cannot connect to its server: {error.strerror}") from None
     except wire.ProtocolError as error:
         raise StoreUnavailableError(str(path), str(error)) from None
 
 
-def destroy(path: Path, timeout: float) -> None:
-    """Remove a store that nobody uses. Raises `StoreUnavailableError` if somebody does."""
+def end(path: Path, method: str, deadline: float) -> None:
+    """Have the server end its store by this method, "destroy" or "stop"; do it here if there is no server.
+
+    Raises `VanishedError` where there is no such store, what the server answers, and `StoreUnavailableError`.
+    """
     directories.check(path)
-    with _election(path, time.monotonic() + timeout):
-        line = find(path, timeout)
-        if line is None:
-            _remove_unserved(path)
-            return
-        try:
-            line.ask(None, "destroy")
-            line.wait_for_end()
-        finally:
-            line.close()
+    with _election(path, deadline):
+        while not _end_unserved(path):
+            line = find(path, deadline)
+            if line and _ask_to_end(path, line, method, deadline):
+                return
+            if time.monotonic() >= deadline:
+                raise StoreUnavailableError(str(path), f"its server (process {_server_pid(path)}) cannot be reached")
+            time.sleep(_POLL)
 
 
-def _election(path: Path, deadline: float) -> filelock.BaseFileLock:
+def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
     lock = filelock.FileLock(path / directories.LOCK, mode=0o600)
     try:
-        lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_LOCK_POLL)
+        return lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_POLL)
     except filelock.Timeout:
         raise StoreUnavailableError(str(path), "another process holds its file 'lock' and starts no server") from None
     except FileNotFoundError:
-        raise StoreUnavailableError(str(path), "it was removed meanwhile") from None
-    return lock
+        raise VanishedError(str(path)) from None
+
+
+def _launch(path: Path, deadline: float) -> None:
+    try:
+        launch(path, deadline)
+    except StoreUnavailableError:
+        directories.check(path)  # was it destroyed meanwhile?
+        raise
 
 
 def _check_creator(path: Path) -> None:
     creator = directories.read_settings(path).creator
     if creator is not None and not creators.is_alive(creator):
-        raise StoreUnavailableError(
-            str(path), f"it was private to process {creator.partition(':')[0]}, which has ended"
-        )
+        raise StoreUnavailableError(str(path), f"it was private to process {creators.pid_of(creator)}, which has ended")
 
 
-def _remove_unserved(path: Path) -> None:
+def _server_pid(path: Path) -> int | str:
+    try:
+        header = head.open_header(path)
+    except (OSError, StoreUnavailableError):
+        return "of unknown number"
+    try:
+        return header.words[head.SERVER_PID]
+    finally:
+        header.close()
+
+
+def _end_unserved(path: Path) -> bool:
+    """Remove the store if nobody serves it; whatever its files are like, so that a damaged one can be removed."""
     held = directories.hold(path)
     if held is None:
-        raise StoreUnavailableError(str(path), "a server holds it, but cannot be reached")
+        return False
+    try:
+        _retire(path)
+        directories.remove(path)
+    finally:
+        os.close(held)
+    return True
+
+
+def _retire(path: Path) -> None:
+    """Tell those who still read."""
     try:
         header = MappedFile.open(path / head.NAME, writable=True)
+    except (OSError, ValueError):
+        return  # it never had a server, or not a whole header
+    if header.size >= (head.GENERATION + 1) * 8:
         header.words[head.GENERATION] = head.RETIRED
-        header.close()
-    except FileNotFoundError:
-        pass  # it never had a server
+    header.close()
+
+
+def _ask_to_end(path: Path, line: Line, method: str, deadline: float) -> bool:
+    """Whether the server has done it; it may end by itself before it hears us."""
+    try:
+        line.ask(None, method, deadline)
+        line.wait_for_end(deadline)
+    except (ConnectionError, EOFError):
+        return False
+    except TimeoutError:
+        raise StoreUnavailableError(str(path), "its server does not answer in time") from None
+    except wire.ProtocolError as error:
+        raise StoreUnavailableError(str(path), str(error)) from None
     finally:
-        directories.remove(path)
-        os.close(held)
+        line.close()
+    return True

@@ -7,9 +7,12 @@ fails goes into the error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
+import signal
 import subprocess
+import sys
 import time
 from multiprocessing import spawn
 from pathlib import Path
@@ -29,16 +32,14 @@ _PROGRAM: Final = (
     "import os, sys\n"
     "if os.fork(): os._exit(0)\n"
     "sys.path += sys.argv[2:]\n"
-    "from maestro_shm.shared.server import main\n"
+    "from maestro_shm.shared.process import main\n"
     "main(sys.argv[1])\n"
 )
 
 
 def launch(directory: Path, deadline: float) -> None:
     """Start a server for the store and return when it listens. Raises what kept it from starting."""
-    executable = spawn.get_executable()
-    if not executable:
-        raise StoreUnavailableError(str(directory), "cannot start a server: sys.executable is not set")
+    executable = _executable(directory)
     # Isolated: neither the current directory nor the user's PYTHON* variables change what the server runs; and without
     # `site`, so that it runs the very package that its client runs, whatever else is installed.
     command = [executable, "-I", "-S", "-c", _PROGRAM, str(directory), *_import_paths()]
@@ -55,12 +56,36 @@ def launch(directory: Path, deadline: float) -> None:
         raise StoreUnavailableError(str(directory), f"cannot start a server: {error}") from None
     with process:
         assert process.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
-        said = _listen(process.stdout, deadline)
+        said = b""
+        try:
+            said = _listen(process.stdout, deadline)
+        finally:
+            if not said.endswith(READY):
+                # The whole session, before anybody waits for it: the server is a child of the process started here.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    if not said.endswith(READY):
+        _raise_what_it_said(said)
+        raise StoreUnavailableError(str(directory), _reason(said, late=time.monotonic() >= deadline))
+
+
+def _executable(directory: Path) -> str:
+    executable = os.fsdecode(spawn.get_executable() or "")
+    if not executable:
+        raise StoreUnavailableError(str(directory), "cannot start a server: sys.executable is not set")
+    if getattr(sys, "frozen", False) and executable == sys.executable:
+        # That is the user's program, which would start itself again and again.
+        reason = "a frozen program cannot start a server by itself; name a Python by multiprocessing.set_executable()"
+        raise StoreUnavailableError(str(directory), reason)
+    return executable
+
+
+def _raise_what_it_said(said: bytes) -> None:
+    """Raise the error that the server failed with, if it could tell."""
     _, failed, reply = said.partition(FAILED)
     if failed:
-        wire.result_of(wire.unpack(reply[wire.LENGTH_BYTES :]))
-    if not said.endswith(READY):
-        raise StoreUnavailableError(str(directory), _reason(said, late=time.monotonic() >= deadline))
+        with contextlib.suppress(wire.ProtocolError):
+            wire.result_of(wire.unpack(reply[wire.LENGTH_BYTES :]))
 
 
 def _import_paths() -> list[str]:

@@ -9,8 +9,8 @@ from typing import Final
 from maestro_shm.shared import handshake, wire
 
 HANDSHAKE_SECONDS: Final = 5.0
-MAX_UNSENT_BYTES: Final = 1 << 22
-"""A client that does not fetch its replies is dropped beyond this."""
+MAX_UNSENT_BYTES: Final = 1 << 23
+"""A client that does not fetch its replies is dropped beyond this; the longest reply has half of it."""
 _RECEIVED_AT_ONCE: Final = 1 << 16
 
 

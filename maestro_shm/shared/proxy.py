@@ -2,8 +2,8 @@
 
 A call takes a line from those at rest, or makes one, and puts it back after the reply; so there are as many lines as
 calls under way at once, not as threads. Each request has a number that its reply must echo. Any exception within a
-call closes its line: a reply that comes late can never be taken for another's. After a fork the child forgets the
-lines, which are its parent's.
+call closes its line: a reply that comes late can never be taken for another's. A forked child closes its copies of the
+lines, which are its parent's, and makes its own.
 
 When a line breaks, the call is sent again to the server that is then there, with the same commit id; the journal tells
 from its log whether it had been carried out.
@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import managers
 from pathlib import Path
 from typing import Any, Final
 
-from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.journal import Row
@@ -42,6 +43,7 @@ class StoreProxy(managers.BaseProxy):
         self._directory = directory
         self._timeout = timeout
         self._begin([line])
+        _proxies.add(self)
 
     def commit_events(self, rows: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
         """The position of the first event and the timestamps of all."""
@@ -59,52 +61,44 @@ class StoreProxy(managers.BaseProxy):
         """Forget everything."""
         self._call("reset", lambda _commit_id, _resent: [])
 
-    def stop(self) -> None:
-        """End a private store and wait until it has ended. No error if its server is gone already."""
-        line = self._take() or election.find(self._directory, self._timeout)
-        if line is None:
-            return
-        try:
-            line.ask(None, "stop")
-            line.wait_for_end()
-        except (*_BROKEN, BlockingIOError):
-            pass
-        finally:
-            line.close()
-
     def close(self) -> None:
         """Hang up."""
         while self._at_rest:
             self._at_rest.pop().close()
 
+    def begin_anew(self) -> None:
+        """In a forked child: be another client than the parent. The lines are closed where they are made."""
+        self._begin([])
+
     def _begin(self, lines: list[Line]) -> None:
-        self._process = os.getpid()
         self._at_rest = lines
         self._client_id = os.urandom(8)
         self._numbers = itertools.count(1)
 
+    def _incref(self) -> None:
+        """The base class calls it after a fork, to count references in the server; ours counts none."""
+
     def _call(self, method: str, arguments: Callable[[bytes, bool], list[Any]]) -> Any:
         """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`."""
         deadline = time.monotonic() + self._timeout
-        line = self._take() or self._attach(deadline)
         number = next(self._numbers)
         commit_id = self._client_id + number.to_bytes(8)
         for resent in (False, True, True, True):
+            line = self._take() or self._attach(deadline, resent=resent)
             try:
-                reply = self._exchange(line, number, [number, "journal", method, arguments(commit_id, resent)])
-                return wire.result_of(reply)
+                return self._exchange(line, number, [number, "journal", method, arguments(commit_id, resent)], deadline)
             except _BROKEN:
-                line = self._attach(deadline)
-        line.close()
-        raise StoreUnavailableError(str(self._directory), "its server broke off the same commit several times")
+                # The others at rest were to the same server.
+                self.close()
+        raise StoreUnavailableError(str(self._directory), f"its server broke off the same {method} several times")
 
-    def _exchange(self, line: Line, number: int, message: list[Any]) -> tuple[Any, ...]:
-        """The reply to a message. The line goes back to rest, or is closed whatever the error."""
+    def _exchange(self, line: Line, number: int, message: list[Any], deadline: float) -> Any:
+        """What the reply to a message brings. The line goes back to rest, or is closed whatever the error."""
         try:
-            reply = wire.unpack(line.exchange(wire.pack(message)))
+            reply = wire.unpack(line.exchange(wire.pack(message), deadline))
             if reply[:1] != (number,):
-                raise wire.ProtocolError(f"reply {reply[:1]!r} to request {number}")
-        except BlockingIOError:
+                raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {number}")
+        except TimeoutError:
             line.close()
             reason = f"no reply within {self._timeout:g} s; the commit may or may not have been stored"
             raise StoreUnavailableError(str(self._directory), reason) from None
@@ -115,19 +109,35 @@ class StoreProxy(managers.BaseProxy):
             line.close()
             raise
         self._at_rest.append(line)
-        return reply
+        return self._result(reply)
 
-    def _attach(self, deadline: float) -> Line:
-        return election.attach(self._directory, self._timeout, deadline)
+    def _result(self, reply: tuple[Any, ...]) -> Any:
+        try:
+            return wire.result_of(reply)
+        except wire.ProtocolError as error:
+            raise StoreUnavailableError(str(self._directory), str(error)) from None
+
+    def _attach(self, deadline: float, *, resent: bool) -> Line:
+        try:
+            return election.attach(self._directory, deadline)
+        except StoreUnavailableError as error:
+            if resent:
+                error.add_note("A commit was under way when the connection broke; it may or may not have been stored.")
+            raise
 
     def _take(self) -> Line | None:
-        self._renew_after_fork()
         try:
             return self._at_rest.pop()
         except IndexError:
             return None
 
-    def _renew_after_fork(self) -> None:
-        if self._process != os.getpid():
-            self.close()  # this process's copies only
-            self._begin([])
+
+_proxies: weakref.WeakSet[StoreProxy] = weakref.WeakSet()
+
+
+def _begin_anew_after_fork() -> None:
+    for proxy in list(_proxies):
+        proxy.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew_after_fork)

@@ -1,8 +1,8 @@
-"""The server process: a manager whose server is one `selectors` loop, and what starts, ends and guards it.
+"""The manager of a store, whose server is one `selectors` loop.
 
-One thread does everything, so commits are serialized by it and by the manager's lock, which each call holds. It
-outlives whoever started it: it ignores what is typed at the terminal, finishes its batch on SIGTERM, and leaves when
-nobody has been connected for a while, or, of a private store, when its creator has ended.
+One thread does everything, so commits are serialized by it and by the manager's lock, which each call holds. It leaves
+when nobody has been connected for a while, or, of a private store, when its creator has ended. Whatever a client sends
+and whatever fails, it goes on; only a journal that broke off in mid-commit ends it, so that its successor recovers.
 """
 
 from __future__ import annotations
@@ -11,32 +11,27 @@ import contextlib
 import errno
 import os
 import selectors
-import signal
-import socket
-import sys
+import struct
 import time
-import traceback
 from collections.abc import Callable
 from multiprocessing import managers
-from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError
+from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import launch, wire
+from maestro_shm.shared import wire
+from maestro_shm.shared.complaints import Complaints
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.peer import Peer
-from maestro_shm.shared.transport import SERIALIZER, Listener, user_of
+from maestro_shm.shared.transport import Listener, user_of
 from maestro_shm.shared.watch import Watch
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
 _WATCH: Final = 100e-6
 """Seconds to watch for a further request before sleeping."""
-_HOLD_SECONDS: Final = 10.0
-"""How long to wait for a former server to finish."""
 
 
 class LoopServer(managers.Server):
@@ -60,30 +55,39 @@ class LoopServer(managers.Server):
         self._calls |= {(None, method): getattr(self, method) for method in self.public}
         self._key = bytes(authkey)
         self._message_limit = self.journal.max_commit_bytes + wire.OVERHEAD
-        self._settings = directories.read_settings(self.journal.directory)
         self._peers: set[Peer] = set()
-        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
-        self._idle_since = self._chores_due = time.monotonic()
+        self._complaints = Complaints()
         self._watch = Watch(_WATCH)
+        self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._idle_since = self._chores_due = time.monotonic()
+        self._sees_creator = False
         self._leaving = False
         self._store_ends = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
+
+    def guard(self, held: int, settings: Settings) -> None:
+        """Say by which descriptor the directory is held, and how the store ends."""
+        self._held = held
+        self._settings = settings
 
     def leave_on_signal(self, descriptor: int) -> None:
         """Leave when this descriptor becomes readable."""
         self._selector.register(descriptor, selectors.EVENT_READ, self._leave)
 
     def end_with(self, descriptor: int) -> None:
-        """End the store when this descriptor becomes readable."""
+        """End the store when this descriptor becomes readable: its creator has ended."""
         self._selector.register(descriptor, selectors.EVENT_READ, self._end_store)
+        self._sees_creator = True
 
     def serve_forever(self) -> None:
         """Serve until it is time to leave, then clean up."""
         try:
             while not self._leaving:
-                for key, _ in self._wait():
+                for key, _ in self._watch.until(self._look) or self._selector.select(_TICK):
                     key.data()
+                    if self._store_ends:
+                        break  # let nobody in to a store that is no more
                 if (now := time.monotonic()) >= self._chores_due:
                     self._chores_due = now + _TICK
                     self._do_chores(now)
@@ -102,14 +106,6 @@ class LoopServer(managers.Server):
         if self._settings.creator is None:
             raise StoreUnavailableError(str(self.journal.directory), "not private, so its server is not to be stopped")
         self._end_store()
-
-    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready. After a request the next is watched for a moment, since to wake from sleep takes longer.
-
-        On virtual machines much longer: the median of a one-event commit fell from 88 to 48 µs by this. Whoever else
-        wants the processor gets it meanwhile.
-        """
-        return self._watch.until(self._look) or self._selector.select(_TICK)
 
     def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
         return self._selector.select(0)
@@ -137,10 +133,13 @@ class LoopServer(managers.Server):
 
     def _turn_away(self) -> None:
         """Out of descriptors: give up the spare one to take the connection and close it, or it would wake us always."""
-        os.close(self._spare_descriptor)
+        if self._spare_descriptor is not None:
+            os.close(self._spare_descriptor)
+            self._spare_descriptor = None
         with contextlib.suppress(OSError):
             self.listener.socket.accept()[0].close()
-        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
 
     def _attend(self, peer: Peer) -> None:
         was_known, had_unsent = peer.is_known, bool(peer.unsent)
@@ -156,7 +155,11 @@ class LoopServer(managers.Server):
             self._drop(peer)
             return
         except wire.ProtocolError as error:
-            sys.stderr.write(f"dropped a client: {error}\n")
+            self._complaints.about(f"dropped a client: {error}")
+            self._drop(peer)
+            return
+        except Exception:  # noqa: BLE001 (whatever a client sends must not end the server)
+            self._complaints.about_exception()
             self._drop(peer)
             return
         if peer.is_known != was_known:
@@ -186,28 +189,42 @@ class LoopServer(managers.Server):
             number, ident, method, arguments = wire.unpack(payload)
         except ValueError:
             raise wire.ProtocolError("not a request") from None
+        if type(number) is not int or type(arguments) is not tuple:
+            raise wire.ProtocolError("not a request")
         try:
             function = self._calls[ident, method]
         except (KeyError, TypeError):
-            raise wire.ProtocolError(f"no such call: {ident!r}, {method!r}") from None
+            raise wire.ProtocolError(f"no such call: {shown(ident)}, {shown(method)}") from None
         try:
             with self.mutex:
                 return wire.pack([number, True, function(*arguments)])
         except StoreError as error:
             return wire.pack_error(number, error)
-        except Exception as error:  # noqa: BLE001 (whatever a client sends must not end the server)
-            traceback.print_exc()
-            return wire.pack_error(number, InvalidEventError(f"the server cannot do this: {type(error).__name__}"))
+        except (TypeError, ValueError, struct.error) as error:
+            self._complaints.about_exception()
+            return wire.pack_error(number, InvalidEventError(f"the server cannot read this: {error}"))
+        except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
+            self._complaints.about_exception()
+            reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
+            return wire.pack_error(number, StoreUnavailableError(str(self.journal.directory), reason))
 
     def _do_chores(self, now: float) -> None:
         for peer in [peer for peer in self._peers if not peer.is_known and now > peer.deadline]:
             self._drop(peer)
-        creator = self._settings.creator
-        if creator is None:
+        if not self._holds_directory():
+            self._leave()
+        elif self._settings.creator is None:
             if not self._peers and now - self._idle_since > self._settings.idle_timeout:
                 self._leave()
-        elif not creators.is_alive(creator):
+        elif not self._sees_creator and not creators.is_alive(self._settings.creator):
             self._end_store()
+
+    def _holds_directory(self) -> bool:
+        """Whether the store's directory is still the one that we hold; somebody may have removed it by hand."""
+        try:
+            return os.path.samestat(os.fstat(self._held), self.journal.directory.stat())
+        except FileNotFoundError:
+            return False
 
     def _leave(self) -> None:
         self._leaving = True
@@ -217,16 +234,19 @@ class LoopServer(managers.Server):
         self._leave()
 
     def _end(self) -> None:
-        self.listener.close()
+        with contextlib.suppress(OSError):
+            self.listener.close()
         if self._store_ends:
             self.journal.retire()
-            directories.remove(self.journal.directory)
+            with contextlib.suppress(OSError, StoreError):
+                directories.remove(self.journal.directory)
         # Last of all, since a client that waits for the end waits for this.
         for peer in self._peers:
             peer.socket.close()
         self._selector.close()
         self.journal.close()
-        os.close(self._spare_descriptor)
+        if self._spare_descriptor is not None:
+            os.close(self._spare_descriptor)
 
 
 class StoreManager(managers.BaseManager):
@@ -236,60 +256,3 @@ class StoreManager(managers.BaseManager):
 
     def get_server(self) -> LoopServer:
         return LoopServer(self._registry, self._address, self._authkey, self._serializer)  # type: ignore[attr-defined]
-
-
-def main(path: str) -> NoReturn:
-    """Serve the store in the directory; how a fresh interpreter begins."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    wake, woken = socket.socketpair()
-    for end in (wake, woken):
-        end.settimeout(0)
-    signal.set_wakeup_fd(wake.fileno())
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    os.umask(0o077)
-    directory = Path(path)
-    try:
-        server = _make_server(directory, directories.read_settings(directory))
-    except StoreError as error:
-        os.write(1, launch.FAILED + wire.pack_error(0, error))
-        sys.exit(1)
-    server.leave_on_signal(woken.fileno())
-    creator = directories.read_settings(directory).creator
-    if creator is not None and (descriptor := creators.watch(creator)) is not None:
-        server.end_with(descriptor)
-    _say_ready(directory)
-    server.serve_forever()
-    sys.exit(0)
-
-
-def _make_server(directory: Path, settings: Settings) -> LoopServer:
-    _hold(directory)
-    for stale in directory.glob("socket-*"):
-        stale.unlink()
-    journal = Journal.open(directory, max_commit_bytes=settings.max_commit_bytes)
-    StoreManager.register("journal", lambda: journal, exposed=wire.METHODS, create_method=False)
-    address = str(directories.socket_path(directory, journal.epoch))
-    return StoreManager(address, directories.read_key(directory), SERIALIZER).get_server()
-
-
-def _hold(directory: Path) -> None:
-    """Take the lock on the directory for as long as this process lives."""
-    deadline = time.monotonic() + _HOLD_SECONDS
-    while directories.hold(directory) is None:
-        if time.monotonic() > deadline:
-            raise StoreUnavailableError(str(directory), "another server holds the directory")
-        time.sleep(0.005)
-
-
-def _say_ready(directory: Path) -> None:
-    """Tell who started us, then talk to the log only."""
-    log = os.open(
-        directory / directories.SERVER_LOG,
-        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
-        0o600,
-    )
-    os.dup2(log, 2)
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, launch.READY)
-    os.dup2(log, 1)
-    os.close(log)

@@ -5,66 +5,64 @@ A handle pickles as its target and connects once per process: whoever unpickles 
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
 import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Self
 
-from maestro_shm import codec, validation
+from maestro_shm import codec, options, validation
 from maestro_shm.errors import StoreClosedError, StoreUnavailableError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election
-from maestro_shm.shared.directory import SHM_SCHEME, Settings
+from maestro_shm.shared.directory import SHM_SCHEME, Settings, VanishedError
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.transport import Line
 from maestro_shm.store import Store
 
-DEFAULT_TIMEOUT: Final = 30.0
-DEFAULT_IDLE_TIMEOUT: Final = 30.0
-LARGEST_COMMIT_BYTES: Final = 32 << 20
-"""A commit lies in one segment of the log, which has 64 MiB."""
-
 
 class SharedStore(Store):
     """`connect()`, `connect("shm:NAME")`, `connect(PATH)`: see `Store`. Processes, threads and forks may share it."""
 
-    def __init__(self, target: str, directory: Path, line: Line, *, timeout: float, allow_reset: bool) -> None:
+    _proxy: StoreProxy
+    _reader: Reader
+    _max_commit_bytes: int
+
+    def __init__(self, target: str, directory: Path, *, timeout: float, allow_reset: bool) -> None:
+        """A handle that connects when it is first used."""
         self.target = target
         self.directory: Final = directory
         self._timeout = timeout
         self._allow_reset = allow_reset
-        self._is_private = directories.read_settings(directory).creator is not None
-        self._proxy = StoreProxy(directory, timeout, line)
-        self._reader = Reader(directory)
-        self._max_commit_bytes = self._reader.max_commit_bytes()
         self._closed = False
         self._end_private: weakref.finalize[Any, Any] | None = None
-        _handles[self._key] = self
 
     @classmethod
     def private(
         cls,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
-        max_commit_bytes: int = validation.DEFAULT_COMMIT_BYTES,
+        timeout: float = options.DEFAULT_TIMEOUT,
+        max_commit_bytes: int = options.DEFAULT_COMMIT_BYTES,
     ) -> Self:
         """A new store of this process and those that it starts; it ends when the handle closes or the process dies."""
-        settings = Settings(_checked_cap(max_commit_bytes), DEFAULT_IDLE_TIMEOUT, creators.identity(os.getpid()))
+        creator = creators.identity(os.getpid())
+        settings = Settings(options.commit_bytes(max_commit_bytes), options.DEFAULT_IDLE_TIMEOUT, creator)
+        deadline = time.monotonic() + options.timeout(timeout)
         directories.sweep_private()
-        directory = directories.new_private_path()
+        directory = directories.new_private_path(creator)
+        store = cls(str(directory), directory, timeout=timeout, allow_reset=True)
+        # Before anything is made, so that whatever happens from here on leaves nothing behind.
+        store._end_private = weakref.finalize(store, _end_private, directory, timeout, os.getpid())
         try:
-            line = election.open_or_create(directory, settings, timeout)
-            store = cls(str(directory), directory, line, timeout=timeout, allow_reset=True)
+            store._use(election.open_or_create(directory, settings, deadline))
         except BaseException:
-            directories.remove(directory)
+            store.close()
             raise
-        store._end_private = weakref.finalize(store, _end_private, store._proxy, directory, os.getpid())
         return store
 
     @classmethod
@@ -72,24 +70,25 @@ class SharedStore(Store):
         cls,
         target: str,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = options.DEFAULT_TIMEOUT,
         allow_reset: bool = False,
         max_commit_bytes: int | None = None,
         idle_timeout: float | None = None,
     ) -> Self:
         """The store of a `shm:` target or a path; it is made if there is none, and outlives its users."""
-        directory = path_of(target)
         settings = Settings(
-            _checked_cap(validation.DEFAULT_COMMIT_BYTES if max_commit_bytes is None else max_commit_bytes),
-            DEFAULT_IDLE_TIMEOUT if idle_timeout is None else idle_timeout,
+            options.commit_bytes(options.DEFAULT_COMMIT_BYTES if max_commit_bytes is None else max_commit_bytes),
+            options.idle_timeout(options.DEFAULT_IDLE_TIMEOUT if idle_timeout is None else idle_timeout),
         )
-        line = election.open_or_create(directory, settings, timeout)
+        deadline = time.monotonic() + options.timeout(timeout)
+        store = cls(target, path_of(target), timeout=timeout, allow_reset=allow_reset)
         try:
-            _check_settings(target, directory, max_commit_bytes=max_commit_bytes, idle_timeout=idle_timeout)
-            return cls(target, directory, line, timeout=timeout, allow_reset=allow_reset)
+            store._use(election.open_or_create(store.directory, settings, deadline))
+            _check_settings(target, store.directory, max_commit_bytes=max_commit_bytes, idle_timeout=idle_timeout)
         except BaseException:
-            line.close()
+            store.close()
             raise
+        return store
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
         self._check_open()
@@ -135,7 +134,7 @@ class SharedStore(Store):
 
     def reset(self) -> None:
         self._check_open()
-        if not (self._is_private or self._allow_reset):
+        if not self._allow_reset:
             raise StoreUnavailableError(self.target, "reset() forgets everything; connect with allow_reset=True for it")
         self._proxy.reset()
 
@@ -143,14 +142,40 @@ class SharedStore(Store):
         if self._closed:
             return
         self._closed = True
-        if self._end_private is not None:
-            self._end_private()
-        self._proxy.close()
-        self._reader.close()
+        try:
+            if self._end_private is not None:
+                self._end_private()
+        finally:
+            if self._is_connected:
+                self._proxy.close()
+                self._reader.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
-        return _reconnect, self._key
+        return _handle, self._key
+
+    def __getattr__(self, name: str) -> Any:
+        """Connect when one of the three that need it is first asked for."""
+        if name not in ("_proxy", "_reader", "_max_commit_bytes"):
+            raise AttributeError(name, name=name, obj=self)
+        self._check_open()
+        self._use(election.attach(self.directory, time.monotonic() + self._timeout))
+        return getattr(self, name)
+
+    def _use(self, line: Line) -> None:
+        proxy = StoreProxy(self.directory, self._timeout, line)
+        try:
+            self._reader = Reader(self.directory)
+        except BaseException:
+            proxy.close()
+            raise
+        self._max_commit_bytes = self._reader.max_commit_bytes()
+        self._proxy = proxy
+        _handles[self._key] = self
+
+    @property
+    def _is_connected(self) -> bool:
+        return "_proxy" in self.__dict__
 
     @property
     def _key(self) -> tuple[str, str, float, bool]:
@@ -162,9 +187,8 @@ class SharedStore(Store):
 
 
 _handles: weakref.WeakValueDictionary[tuple[str, str, float, bool], SharedStore] = weakref.WeakValueDictionary()
-_reconnected: dict[tuple[str, str, float, bool], SharedStore] = {}
+_unpickled: dict[tuple[str, str, float, bool], SharedStore] = {}
 """Handles that came by pickle; kept, so that the tasks of a pool's worker connect once and not each."""
-_reconnect_lock = threading.Lock()
 
 
 def path_of(target: str) -> Path:
@@ -172,38 +196,33 @@ def path_of(target: str) -> Path:
     return directories.named_path(target) if target.startswith(SHM_SCHEME) else Path(target).absolute()
 
 
-def _reconnect(target: str, directory: str, timeout: float, allow_reset: bool) -> SharedStore:  # noqa: FBT001 (of pickle)
-    with _reconnect_lock:
-        key = (target, directory, timeout, allow_reset)
-        known = _handles.get(key)
-        if known is not None and not known._closed:
-            return known
-        _close_ended()
-        line = election.attach(Path(directory), timeout, time.monotonic() + timeout)
-        _reconnected[key] = SharedStore(target, Path(directory), line, timeout=timeout, allow_reset=allow_reset)
-        return _reconnected[key]
+def _handle(target: str, directory: str, timeout: float, allow_reset: bool) -> SharedStore:  # noqa: FBT001 (of pickle)
+    """The handle of these facts in this process. It connects when it is used: an error there is the user's to handle.
+
+    (One that is raised while a pool's worker unpickles a task ends the worker, and the pool waits for ever.)
+    """
+    key = (target, directory, timeout, allow_reset)
+    known = _handles.get(key)
+    if known is not None and not known._closed:
+        return known
+    _close_ended()
+    fresh = SharedStore(target, Path(directory), timeout=timeout, allow_reset=allow_reset)
+    return _unpickled.setdefault(key, fresh)
 
 
 def _close_ended() -> None:
     """Let go of stores that are gone: a worker may live longer than many of them."""
-    for key, store in list(_reconnected.items()):
-        if store._closed or store._reader.is_over():
+    for key, store in list(_unpickled.items()):
+        if store._closed or (store._is_connected and store._reader.is_over()):
             store.close()
-            del _reconnected[key]
+            _unpickled.pop(key, None)
 
 
-def _end_private(proxy: StoreProxy, directory: Path, creator: int) -> None:
+def _end_private(directory: Path, timeout: float, creator: int) -> None:
     if os.getpid() != creator:
         return  # a fork of the creator: the store goes on
-    proxy.stop()
-    proxy.close()
-    directories.remove(directory)
-
-
-def _checked_cap(max_commit_bytes: int) -> int:
-    if type(max_commit_bytes) is not int or not 1024 <= max_commit_bytes <= LARGEST_COMMIT_BYTES:
-        raise ValueError(f"max_commit_bytes must be from 1024 to {LARGEST_COMMIT_BYTES}, not {max_commit_bytes!r}")
-    return max_commit_bytes
+    with contextlib.suppress(VanishedError):
+        election.end(directory, "stop", time.monotonic() + timeout)
 
 
 def _check_settings(target: str, directory: Path, **wanted: float | None) -> None:

@@ -10,12 +10,16 @@ import contextlib
 import hmac
 import multiprocessing.managers
 import os
+import select
 import socket
 import struct
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from maestro_shm.options import DEFAULT_TIMEOUT
 from maestro_shm.shared import handshake, wire
 from maestro_shm.shared.watch import Watch
 
@@ -23,6 +27,9 @@ SERIALIZER: Final = "maestro"
 _RECEIVED_AT_ONCE: Final = 1 << 16
 _WATCH: Final = 60e-6
 """Seconds that a client watches for its reply before it sleeps."""
+_CONNECT_PAUSE: Final = 0.002
+_NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A program may have SIGPIPE at its default; that the server is gone must not end it."""
 _LONGEST_ADDRESS: Final = 100
 """A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
 
@@ -50,78 +57,112 @@ class Listener:
 
 
 class Line:
-    """A worker's end: one connection, one request at a time."""
+    """A worker's end: one connection, one request at a time. Its socket does not block, so each wait has its deadline.
 
-    def __init__(self, address: str, key: bytes, timeout: float) -> None:
-        """Connect and shake hands within `timeout` seconds; the same bounds each later call.
+    Deadlines are of `time.monotonic`. Whatever a method raises, the line is of no more use then: close it.
+    """
 
-        Raises `OSError` when nobody answers or in time, `EOFError` when the server hangs up, and `ProtocolError`.
+    _socket: socket.socket | None = None
+
+    def __init__(self, address: str, key: bytes, deadline: float) -> None:
+        """Connect and shake hands.
+
+        Raises `TimeoutError`, other `OSError`s when nobody answers, `EOFError` when the server hangs up, and
+        `ProtocolError`.
         """
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = self._connection = _connect(address, deadline)
+        _lines.add(self)
         self._watch = Watch(_WATCH)
+        self._arrival = select.poll()
+        self._arrival.register(self._connection, select.POLLIN)
+        self._inbox = wire.Inbox(handshake.MAX_MESSAGE_BYTES)
         try:
-            self._set_timeout(timeout)
-            with _short(address) as short:
-                self._socket.connect(short)
-            self._inbox = wire.Inbox(handshake.MAX_MESSAGE_BYTES)
-            self._shake_hands(key)
-            self._inbox.limit = 2**32
+            self._shake_hands(key, deadline)
         except BaseException:
             self.close()
             raise
+        self._inbox.limit = 2**32
 
-    def exchange(self, message: bytes) -> bytes:
-        """Send a packed message, wait for the payload of the reply. Raises `OSError`, `EOFError`, `ProtocolError`."""
-        self._socket.sendall(message)
-        return self._receive()
+    def exchange(self, message: bytes, deadline: float) -> bytes:
+        """Send a packed message, wait for the payload of the reply. Raises as `__init__` does."""
+        self._send(message, deadline)
+        return self._receive(deadline)
 
-    def ask(self, ident: str | None, method: str) -> Any:
+    def ask(self, ident: str | None, method: str, deadline: float) -> Any:
         """The result of a call without arguments. Raises as `exchange`, and the error that it was answered with."""
-        return wire.result_of(wire.unpack(self.exchange(wire.pack([0, ident, method, []]))))
+        return wire.result_of(wire.unpack(self.exchange(wire.pack([0, ident, method, []]), deadline)))
 
-    def wait_for_end(self) -> None:
-        """Wait until the server hangs up, or the timeout has passed."""
-        with contextlib.suppress(OSError):
-            while self._socket.recv(_RECEIVED_AT_ONCE):
+    def wait_for_end(self, deadline: float) -> None:
+        """Wait until the server hangs up. Raises `TimeoutError`."""
+        with contextlib.suppress(ConnectionError):
+            while self._receive_some(deadline):
                 pass
 
     def close(self) -> None:
         """Hang up; in a forked child this leaves the parent's connection alone."""
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
 
     def __del__(self) -> None:
         # A line may end with a thread or a handle that nobody closed; that is no reason for a ResourceWarning.
         self.close()
 
-    def _receive(self) -> bytes:
+    def _send(self, message: bytes, deadline: float) -> None:
+        sent = self._send_some(message)
+        if sent < len(message):
+            room = select.poll()
+            room.register(self._connection, select.POLLOUT)
+            view = memoryview(message)
+            while sent < len(message):
+                _wait(room, deadline)
+                sent += self._send_some(view[sent:])
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._connection.send(data, _NO_SIGNAL)
+        except BlockingIOError:
+            return 0
+
+    def _receive(self, deadline: float) -> bytes:
         while True:
-            data = self._watch.until(self._look) or self._socket.recv(_RECEIVED_AT_ONCE)
+            data = self._watch.until(self._look) or self._receive_some(deadline)
             if not data:
                 raise EOFError("the server hung up")
             if payloads := self._inbox.feed(data):
                 return payloads[0]
 
+    def _receive_some(self, deadline: float) -> bytes:
+        """What has come, or comes before the deadline; nothing when the server has hung up."""
+        while (data := self._look()) is None:
+            _wait(self._arrival, deadline)
+        return data
+
     def _look(self) -> bytes | None:
         try:
-            return self._socket.recv(_RECEIVED_AT_ONCE, socket.MSG_DONTWAIT)
+            return self._connection.recv(_RECEIVED_AT_ONCE)
         except BlockingIOError:
             return None
 
-    def _shake_hands(self, key: bytes) -> None:
-        greeted = self._receive()
+    def _shake_hands(self, key: bytes, deadline: float) -> None:
+        greeted = self._receive(deadline)
         if not handshake.is_greeting(greeted):
             raise wire.ProtocolError("the server speaks another protocol; it may be of another version of maestro_shm")
         answered = handshake.answer(key, greeted)
-        self._socket.sendall(wire.frame(answered))
-        if not hmac.compare_digest(self._receive(), handshake.confirmation(key, greeted, answered)):
+        confirmed = self.exchange(wire.frame(answered), deadline)
+        if not hmac.compare_digest(confirmed, handshake.confirmation(key, greeted, answered)):
             raise wire.ProtocolError("the server does not know the store's key")
 
-    def _set_timeout(self, timeout: float) -> None:
-        # In the kernel and not by settimeout(), which costs a poll() before each recv().
-        seconds = max(timeout, 0.001)
-        value = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+_lines: weakref.WeakSet[Line] = weakref.WeakSet()
+
+
+def _close_after_fork() -> None:
+    """A child must not keep its parent's lines open: the server would count the parent as a client for ever."""
+    for line in list(_lines):
+        line.close()
+
+
+os.register_at_fork(after_in_child=_close_after_fork)
 
 
 def user_of(connection: socket.socket) -> int | None:
@@ -135,7 +176,36 @@ def user_of(connection: socket.socket) -> int | None:
 
 def connect(address: str, authkey: bytes) -> Line:
     """A line with the usual patience, as `multiprocessing.managers` makes one."""
-    return Line(address, authkey, timeout=30.0)
+    return Line(address, authkey, time.monotonic() + DEFAULT_TIMEOUT)
+
+
+def _connect(address: str, deadline: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(0)
+        with _short(address) as short:
+            while True:
+                try:
+                    connection.connect(short)
+                except BlockingIOError:  # so many are waiting to be let in that there is no room for one more
+                    _check_time(deadline)
+                    time.sleep(_CONNECT_PAUSE)
+                else:
+                    return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _wait(for_what: select.poll, deadline: float) -> None:
+    """Sleep until the socket is ready. Raises `TimeoutError`. A signal does not make it longer (PEP 475)."""
+    if not for_what.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        _check_time(deadline)
+
+
+def _check_time(deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise TimeoutError("the deadline has passed")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from maestro_shm import errors
+from maestro_shm.options import LARGEST_COMMIT_BYTES, RECORD_OVERHEAD
 from maestro_shm.packers import Packers
 
 METHODS: Final = ("commit_events", "commit_snapshot", "reset")
@@ -26,7 +27,8 @@ _LENGTH: Final = struct.Struct(">I")
 LENGTH_BYTES: Final = _LENGTH.size
 OVERHEAD: Final = 1024
 """Bytes that a message may have beyond the size cap of a commit."""
-_MAX_ITEMS: Final = 1 << 17
+_MAX_ITEMS: Final = LARGEST_COMMIT_BYTES // RECORD_OVERHEAD
+"""The longest array in a message: the events of the largest commit, of which each counts that much at least."""
 _UNPACKING: Final = (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 """What hostile bytes make the unpacker raise. Not every exception: a signal's handler may raise one here, too."""
 
@@ -44,7 +46,9 @@ _ERRORS: Final = {
 }
 
 
-_packers: Final = Packers()
+_UNICODE_ERRORS: Final = "surrogateescape"
+"""Errors name files, and the name of a file need not be valid Unicode."""
+_packers: Final = Packers(unicode_errors=_UNICODE_ERRORS)
 
 
 class ProtocolError(Exception):
@@ -64,7 +68,14 @@ def pack(message: list[Any]) -> bytes:
 def unpack(payload: bytes) -> tuple[Any, ...]:
     """The message in a payload. Raises `ProtocolError` for bytes that are none."""
     try:
-        message = msgpack.unpackb(payload, use_list=False, max_array_len=_MAX_ITEMS, max_map_len=0, max_ext_len=0)
+        message = msgpack.unpackb(
+            payload,
+            use_list=False,
+            unicode_errors=_UNICODE_ERRORS,
+            max_array_len=_MAX_ITEMS,
+            max_map_len=0,
+            max_ext_len=0,
+        )
     except _UNPACKING as error:
         raise ProtocolError(f"not a message: {error}") from None
     if type(message) is not tuple:
@@ -73,10 +84,8 @@ def unpack(payload: bytes) -> tuple[Any, ...]:
 
 
 def pack_error(number: object, error: errors.StoreError) -> bytes:
-    """The reply that carries an error."""
-    name = type(error).__name__
-    if name not in _ERRORS:
-        return pack([number, False, errors.StoreError.__name__, [f"{name}: {error}"]])
+    """The reply that carries an error, or the nearest of its base classes that the other side knows."""
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind in _ERRORS.values())
     return pack([number, False, name, list(error.args)])
 
 
@@ -107,7 +116,6 @@ class Inbox:
             data = b"".join(self._parts)
         payloads = []
         start = 0
-        self._missing = LENGTH_BYTES
         while len(data) - start >= LENGTH_BYTES:
             (length,) = _LENGTH.unpack_from(data, start)
             if length > self.limit:
@@ -118,6 +126,8 @@ class Inbox:
                 break
             payloads.append(data[start + LENGTH_BYTES : end])
             start = end
+        else:
+            self._missing = LENGTH_BYTES - (len(data) - start)
         self._parts = [data[start:]] if start < len(data) else []
         return payloads
 

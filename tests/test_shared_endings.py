@@ -1,0 +1,236 @@
+"""How stores end: closed, destroyed, left behind, removed by hand, whatever state they are in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import Fork, Program, cleaned_up, is_gone, kill, named_target, open_descriptors, servers_of, wait_until
+
+import maestro_shm as ms
+from maestro_shm.shared import creator as creators
+from maestro_shm.shared import directory as directories
+from maestro_shm.shared import header as head
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    with cleaned_up(tmp_path / "store"):
+        yield tmp_path / "store"
+
+
+def commit(store: ms.Store, aggregate_id: str) -> None:
+    store.commit_events([ms.Event(aggregate_id, 1, "made", None)])
+
+
+def test_a_private_store_ends_with_the_server_that_another_process_has_started_anew() -> None:
+    store = ms.connect()
+    directory = Path(store.stats()["directory"])
+    with cleaned_up(directory):
+        commit(store, "a")  # so that a line to the first server lies at rest
+        kill(store.stats()["server_pid"])
+        with Fork(lambda: commit(store, "b")) as fork:
+            fork.result()
+        server = store.stats()["server_pid"]
+        store.close()
+        assert not directory.exists()
+        wait_until(lambda: is_gone(server), "the second server has ended")
+
+
+def test_a_private_store_whose_server_is_silent_says_so_when_closed_and_lets_go_of_what_is_here() -> None:
+    before = open_descriptors()
+    store = ms.connect(timeout=1)
+    directory = Path(store.stats()["directory"])
+    with cleaned_up(directory):
+        server = store.stats()["server_pid"]
+        os.kill(server, signal.SIGSTOP)
+        with pytest.raises(ms.StoreUnavailableError, match="does not answer"):
+            store.close()
+        assert open_descriptors() == before
+        os.kill(server, signal.SIGCONT)
+
+
+def test_a_private_store_that_fails_at_its_beginning_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maestro_shm.shared.store.Reader", fail)
+    path = directories.new_private_path(creators.identity(os.getpid()))
+    monkeypatch.setattr(directories, "new_private_path", lambda _: path)
+    before = open_descriptors()
+    with pytest.raises(KeyboardInterrupt):
+        ms.connect()
+    assert not path.exists()
+    wait_until(lambda: not servers_of(path), "its server has ended")
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "damage", ["no key", "wrong key", "no header", "half a header", "another format", "no settings"]
+)
+def test_a_damaged_store_can_be_destroyed(path: Path, damage: str) -> None:
+    with ms.connect(path) as store:
+        commit(store, "a")
+        kill(store.stats()["server_pid"])
+    if damage == "no key":
+        (path / directories.AUTHKEY).unlink()
+    elif damage == "wrong key":
+        (path / directories.AUTHKEY).write_bytes(b"short")
+    elif damage == "no header":
+        (path / head.NAME).unlink()
+    elif damage == "half a header":
+        (path / head.NAME).write_bytes(b"maestro")
+    elif damage == "another format":
+        (path / head.NAME).write_bytes(bytes(4096))
+    else:
+        (path / directories.SETTINGS).write_text("{")
+    ms.destroy(path)
+    assert not path.exists()
+
+
+def test_a_store_that_was_destroyed_by_half_is_an_empty_store(path: Path) -> None:
+    with ms.connect(path) as store:
+        commit(store, "a")
+        kill(store.stats()["server_pid"])
+    for entry in path.iterdir():
+        if entry.name != directories.SETTINGS:
+            entry.unlink()
+    with ms.connect(path) as store:
+        assert store.stats()["events"] == 0
+        commit(store, "a")
+    ms.destroy(path)
+    assert not path.exists()
+
+
+def test_stores_are_made_and_destroyed_by_a_crowd_without_a_strange_word() -> None:
+    end = time.monotonic() + 3
+
+    def make(number: int) -> int:
+        made = 0
+        while time.monotonic() < end:
+            with ms.connect(target) as store:
+                try:
+                    store.commit_events([ms.Event(f"{number}-{made}", 1, "made", None)])
+                except ms.StoreUnavailableError as error:
+                    assert "no such store" in str(error)  # destroyed before the first event
+                made += 1
+        return made
+
+    def destroy() -> int:
+        destroyed = 0
+        while time.monotonic() < end:
+            try:
+                ms.destroy(target)
+                destroyed += 1
+            except ms.StoreUnavailableError as error:
+                assert "still in use" in str(error) or "no such store" in str(error)
+            time.sleep(0.001)
+        return destroyed
+
+    with named_target() as target, Fork(lambda: make(1)) as one, Fork(lambda: make(2)) as two, Fork(destroy) as third:
+        assert one.result() > 0
+        assert two.result() > 0
+        assert third.result() > 0
+
+
+def test_a_server_whose_directory_was_removed_by_hand_leaves(path: Path) -> None:
+    with ms.connect(path) as store:
+        server = store.stats()["server_pid"]
+        shutil.rmtree(path)
+        wait_until(lambda: is_gone(server), "the server has left")
+        with pytest.raises(ms.StoreUnavailableError, match="no such store"):
+            commit(store, "a")
+        with ms.connect(path) as fresh:
+            assert fresh.stats()["events"] == 0
+
+
+def test_what_others_put_beside_private_stores_is_left_alone_and_hinders_nobody() -> None:
+    dead = "4194305-1-" + creators.identity(os.getpid()).rpartition("-")[2]
+    assert not creators.is_alive(dead)
+    strange = [directories.new_private_path(dead) for _ in range(5)]
+    fifo, file, foreign, link, nameless = strange
+    leavings = directories.new_private_path(dead)
+    nameless = nameless.with_name(f"{nameless.name.partition('private-')[0]}private-x")
+    try:
+        os.mkfifo(fifo)
+        file.write_text("")
+        foreign.mkdir()
+        if os.geteuid() == 0:
+            os.chown(foreign, 12345, -1)
+        link.symlink_to("/")
+        nameless.mkdir()
+        leavings.mkdir()
+        os.mkfifo(leavings / directories.SETTINGS)
+        with ms.connect() as store:
+            commit(store, "a")
+        assert not leavings.exists()
+        assert all(os.path.lexists(path) for path in (fifo, file, link, nameless))
+        assert foreign.exists() or os.geteuid() != 0
+    finally:
+        for path in (foreign, nameless, leavings):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (fifo, file, link):
+            path.unlink(missing_ok=True)
+
+
+def test_a_forked_child_that_does_nothing_is_no_client() -> None:
+    with named_target() as target:
+        store = ms.connect(target)
+        commit(store, "a")
+        with Fork(lambda: time.sleep(30)):
+            store.close()
+            ms.destroy(target)
+
+
+def test_a_forked_child_has_none_of_its_parents_lines() -> None:
+    with ms.connect() as store:
+        threads = [threading.Thread(target=commit, args=(store, f"thread-{n}")) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        lines = len(store._proxy._at_rest)  # type: ignore[attr-defined] # how many there are is nobody's business else
+        assert lines > 0
+        before = open_descriptors()
+        with Fork(open_descriptors) as fork:
+            assert fork.result() <= before - lines + 1  # its pipe
+
+
+def test_a_private_store_survives_a_server_that_has_no_descriptor_left() -> None:
+    with Program(
+        """
+        import resource, time
+        resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+        import maestro_shm as ms
+        from maestro_shm.shared import directory as directories
+        from maestro_shm.shared.transport import Line
+        from pathlib import Path
+        import socket
+        with ms.connect(timeout=20) as store:
+            store.commit_events([ms.Event("a", 1, "made", None)])
+            directory = Path(store.stats()["directory"])
+            address = str(directories.socket_path(directory, 1))
+            idle = []
+            try:
+                while len(idle) < 60:
+                    idle.append(socket.socket(socket.AF_UNIX))
+                    idle[-1].connect(address)
+            except OSError:
+                idle.pop().close()
+            print(len(idle) > 5, flush=True)
+            time.sleep(2.5)
+            store.commit_events([ms.Event("a", 2, "made", None)])
+            print(store.stats()["events"], flush=True)
+            for connection in idle:
+                connection.close()
+        """
+    ) as program:
+        assert program.line() == "True"
+        assert program.line() == "2"
+        program.output()
