@@ -1,7 +1,7 @@
 """Commits per second of many processes at once, each writing to streams of its own.
 
-Rules: every worker has committed once, so is connected, before the barrier opens; all stop by the clock, so the
-slowest does not stretch the run; few and many take turns, and the medians count.
+Rules: every worker has committed once, so is connected, before the barrier opens; all stop by the clock, and each
+one's rate is by its own clock, so the slowest does not stretch the run; few and many take turns, and the medians count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class _Stint:
-    """What one worker did; the clock is the same in all processes."""
+    """What one worker did."""
 
     started: float
     ended: float
@@ -61,8 +61,7 @@ def _run_crowd(contender: Contender, prefix: str, workers: int, seconds: float) 
             for number in range(workers)
         ]
         stints: list[_Stint] = [worker.receive() for worker in crowd]
-    span = max(stint.ended for stint in stints) - min(stint.started for stint in stints)
-    return sum(stint.commits for stint in stints) / span
+    return sum(stint.commits / (stint.ended - stint.started) for stint in stints)
 
 
 def _work(contender: Contender, barrier: Barrier, prefix: str, seconds: float, line: Connection) -> None:

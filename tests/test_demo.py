@@ -18,7 +18,7 @@ import pytest
 import maestro_shm as ms
 from maestro_shm import __main__ as command_line
 from maestro_shm import demo
-from maestro_shm.demo import check, data, main, recount, replay
+from maestro_shm.demo import aggregates, check, data, main, recount, replay
 
 DEMO = [sys.executable, "-m", "maestro_shm", "demo"]
 
@@ -85,10 +85,11 @@ def test_an_event_too_many_makes_the_demo_fail(
     assert command_line.main(["demo", "--workers", "2"]) == 0
     monkeypatch.setattr(main, "fly", fly_once_too_often)
     assert command_line.main(["demo", "--workers", "2"]) == 1
-    assert capsys.readouterr().out.splitlines()[-3:] == [
+    assert capsys.readouterr().out.splitlines()[-4:] == [
         "airport/EWR: departures is 4 and should be 3",
-        "the store has 16 events where there should be 15",
-        "checked 5 aggregates and 15 events against the CSV: 2 differences",
+        "the store counts 16 events where there should be 15",
+        "the log holds 16 events where there should be 15",
+        "checked 5 aggregates and 15 events against the CSV: 3 differences",
     ]
 
 
@@ -107,12 +108,42 @@ def test_a_false_place_is_found(flown: tuple[ms.Store, recount.Recount]) -> None
     assert found(store, expected) == ["aircraft/N1: last_airport is EWR and should be LGA"]
 
 
+def test_an_event_that_cannot_be_read_is_found_also_where_a_snapshot_covers_it(
+    flown: tuple[ms.Store, recount.Recount], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, expected = flown
+    airport = aggregates.Airport(store, "airport/EWR")
+    assert airport.snapshot()
+    stored = store.get_events("airport/EWR")
+
+    def lossy(aggregate_id: str, min_sequence: int = 0, **bounds: int) -> list[ms.Event]:
+        return [event for event in get_events(aggregate_id, min_sequence, **bounds) if event != stored[0]]
+
+    get_events = store.get_events
+    monkeypatch.setattr(store, "get_events", lossy)
+    assert found(store, expected) == ["the log holds 14 events where there should be 15"]
+
+
+def test_a_worker_that_cannot_begin_ends_the_demo_with_its_own_error(
+    flights_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "flights_file", lambda: flights_file)
+    monkeypatch.setattr(replay, "_start", fail_to_start)
+    assert command_line.main(["demo", "--workers", "2"]) == 1
+    assert "error: store 'shm:x': out of order" in capsys.readouterr().err
+
+
+def fail_to_start(_store: ms.Store) -> None:
+    """Top-level, for the workers to find it."""
+    replay._workers.append(ms.StoreUnavailableError("shm:x", "out of order"))
+
+
 def test_an_aggregate_that_should_not_be_there_is_found(flown: tuple[ms.Store, recount.Recount]) -> None:
     store, expected = flown
     store.commit_events([ms.Event("aircraft/N3", 1, "cancelled", {})])
     assert found(store, expected) == [
-        "the store has 16 events where there should be 15",
-        "the store has 6 aggregates where there should be 5",
+        "the store counts 16 events where there should be 15",
+        "the store counts 6 aggregates where there should be 5",
     ]
 
 

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from benchmarks.child import Child
 from benchmarks.rivals.rival import Contender
 
-_REQUEST = b"?" * 250
-_REPLY = b"!" * 16
+_REQUEST = b"?" * 261
+_REPLY = b"!" * 19
 
 
 class PingPong(Contender):

@@ -1,6 +1,7 @@
 """Whether the store holds what the recount says.
 
-Rules kept here: every aggregate is read back by a fresh root, and every difference is told, with both figures.
+Rules kept here: every aggregate is read back by a fresh root, which may begin at a snapshot, and beside that every
+event is read from the log; every difference is told, with both figures.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ def differences(store: Store, states: States, expected: Recount) -> Iterator[str
     for aggregate_id, state in states.items():
         yield from _of_one(aggregate_id, state, expected.expected(aggregate_id))
     stats = store.stats()
-    for name, wanted in (("events", expected.events), ("aggregates", len(expected.totals))):
-        if stats[name] != wanted:
-            yield f"the store has {stats[name]:,} {name} where there should be {wanted:,}"
+    read = sum(len(store.get_events(aggregate_id)) for aggregate_id in states)
+    figures = [
+        ("the store counts", "events", stats["events"], expected.events),
+        ("the store counts", "aggregates", stats["aggregates"], len(expected.totals)),
+        ("the log holds", "events", read, expected.events),
+    ]
+    for whose, name, found, wanted in figures:
+        if found != wanted:
+            yield f"{whose} {found:,} {name} where there should be {wanted:,}"
 
 
 def _of_one(aggregate_id: str, state: dict[str, Any], expected: dict[str, int | str]) -> Iterator[str]:

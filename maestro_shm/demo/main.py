@@ -1,7 +1,7 @@
 """The demo from end to end: read, fly, show, check.
 
 Rules kept here: the exit code is 0 only if every total in the store agrees with the recount. Ctrl-C ends it with 130
-at any time, and a second one does not disturb the cleaning up.
+once it has begun, and a second one does not disturb the cleaning up.
 """
 
 from __future__ import annotations

@@ -83,12 +83,19 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-_workers: list[Worker] = []
+_workers: list[Worker | Exception] = []
 
 
 def _start(store: Store) -> None:
-    _workers.append(Worker(store))
+    # What is raised here would only make the pool start another worker, again and again.
+    try:
+        _workers.append(Worker(store))
+    except Exception as error:  # noqa: BLE001 (it is raised at the first task)
+        _workers.append(error)
 
 
 def _fly(flights: list[Flight]) -> Done:
-    return _workers[0].fly(flights)
+    worker = _workers[0]
+    if isinstance(worker, Exception):
+        raise worker
+    return worker.fly(flights)
