@@ -103,8 +103,11 @@ def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
         return lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_POLL)
     except filelock.Timeout:
         raise StoreUnavailableError(str(path), "another process holds its file 'lock' and starts no server") from None
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
+        # filelock makes the directory of its file anew, and stumbles if that goes away at the same moment.
         raise VanishedError(str(path)) from None
+    except OSError as error:
+        raise StoreUnavailableError(str(path), f"cannot take its file 'lock': {error.strerror}") from None
 
 
 def _launch(path: Path, deadline: float) -> None:

@@ -234,9 +234,8 @@ class LoopServer(managers.Server):
         self._leave()
 
     def _end(self) -> None:
-        with contextlib.suppress(OSError):
-            self.listener.close()
-        if self._store_ends:
+        self.listener.close()
+        if self._store_ends and self._holds_directory():
             self.journal.retire()
             with contextlib.suppress(OSError, StoreError):
                 directories.remove(self.journal.directory)

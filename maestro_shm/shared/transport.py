@@ -51,9 +51,12 @@ class Listener:
             raise
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Let nobody in any more.
+
+        The socket's name stays: by now it may be that of another server's, if the directory was removed by hand and
+        made anew. The next server removes what is stale.
+        """
         self.socket.close()
-        Path(self.address).unlink(missing_ok=True)
 
 
 class Line:
