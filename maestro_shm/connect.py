@@ -12,7 +12,7 @@ from maestro_shm import options
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.memory import MemoryStore
 from maestro_shm.shared import election
-from maestro_shm.shared.directory import SHM_SCHEME
+from maestro_shm.shared.places import SHM_SCHEME
 from maestro_shm.shared.store import SharedStore, path_of
 from maestro_shm.store import Store
 

@@ -42,6 +42,7 @@ ALLOWED = {
     "shared.watch": set(),
     "shared.transport": BASE | LINE | {"shared.watch", "options"},
     "shared.directory": BASE | PLACE | {"options"},
+    "shared.places": BASE | PLACE,
     "shared.peer": BASE | LINE,
     "shared.launch": BASE | {"shared.wire"},
     "shared.complaints": set(),
@@ -50,8 +51,12 @@ ALLOWED = {
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
     # The journal for the type of its rows only.
     "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.journal"},
-    "shared.store": VALUES | {"options"} | LINE | PLACE | {"store", "shared.proxy", "shared.election", "shared.reader"},
-    "connect": BASE | {"options"} | {"store", "memory", "shared.store", "shared.election", "shared.directory"},
+    "shared.store": VALUES
+    | {"options"}
+    | LINE
+    | PLACE
+    | {"store", "shared.proxy", "shared.election", "shared.reader", "shared.places"},
+    "connect": BASE | {"options"} | {"store", "memory", "shared.store", "shared.election", "shared.places"},
 }
 ONLY_THERE = {
     "mmap": {"shared.mapped", "shared.log"},  # the log for the name of the type

@@ -17,6 +17,7 @@ import maestro_shm as ms
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import header as head
+from maestro_shm.shared import places
 
 
 @pytest.fixture
@@ -61,8 +62,8 @@ def test_a_private_store_that_fails_at_its_beginning_leaves_nothing(monkeypatch:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("maestro_shm.shared.store.Reader", fail)
-    path = directories.new_private_path(creators.identity(os.getpid()))
-    monkeypatch.setattr(directories, "new_private_path", lambda _: path)
+    path = places.new_private_path(creators.identity(os.getpid()))
+    monkeypatch.setattr(places, "new_private_path", lambda _: path)
     before = open_descriptors()
     with pytest.raises(KeyboardInterrupt):
         ms.connect()
@@ -153,9 +154,9 @@ def test_a_server_whose_directory_was_removed_by_hand_leaves(path: Path) -> None
 def test_what_others_put_beside_private_stores_is_left_alone_and_hinders_nobody() -> None:
     dead = "4194305-1-" + creators.identity(os.getpid()).rpartition("-")[2]
     assert not creators.is_alive(dead)
-    strange = [directories.new_private_path(dead) for _ in range(5)]
+    strange = [places.new_private_path(dead) for _ in range(5)]
     fifo, file, foreign, link, nameless = strange
-    leavings = directories.new_private_path(dead)
+    leavings = places.new_private_path(dead)
     nameless = nameless.with_name(f"{nameless.name.partition('private-')[0]}private-x")
     try:
         os.mkfifo(fifo)

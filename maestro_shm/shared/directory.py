@@ -1,4 +1,4 @@
-"""A store's directory: where it lies, whose it is, its key and its settings. No server, no mapped file.
+"""A store's directory: whose it is, its key and its settings. No server, no mapped file.
 
     lock        the file lock under which a server is elected
     authkey     the key that clients and server prove to each other
@@ -15,11 +15,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -35,10 +33,6 @@ SETTINGS: Final = "settings"
 SERVER_LOG: Final = "server.log"
 _UNFINISHED: Final = ".new"
 _REMOVED_LAST: Final = (AUTHKEY, SETTINGS, LOCK)
-
-SHM_SCHEME: Final = "shm:"
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (it is what we want, and guarded by mode and owner)
 
 
 @dataclass(frozen=True)
@@ -66,33 +60,6 @@ class VanishedError(StoreUnavailableError):
 
     def __init__(self, target: str, reason: str = "there is no such store (any more)") -> None:
         super().__init__(target, reason)
-
-
-def named_path(target: str) -> Path:
-    """The directory of a `shm:` target. Raises `StoreUnavailableError` for a bad name."""
-    name = target.removeprefix(SHM_SCHEME)
-    if not _NAME.fullmatch(name) or name.startswith("."):
-        raise StoreUnavailableError(target, "a name has 1 to 64 letters, digits, '.', '_' or '-', and no '.' in front")
-    return _root() / f"maestro_shm-{os.geteuid()}-named-{name}"
-
-
-def new_private_path(creator: str) -> Path:
-    """The directory of a new private store of this process."""
-    return _root() / f"{_private_prefix()}{creator}-{secrets.token_hex(4)}"
-
-
-def sweep_private() -> None:
-    """Remove private stores whose creator and server were both killed.
-
-    Anybody may put things of any name beside them: what is not certainly a store of ours is left alone, and nothing
-    of what is found there can make this fail.
-    """
-    for path in _root().glob(f"{_private_prefix()}*"):
-        with contextlib.suppress(OSError, StoreUnavailableError):
-            creator = path.name.removeprefix(_private_prefix()).rpartition("-")[0]
-            if creators.is_identity(creator) and not creators.is_alive(creator):
-                _check_owned(path)
-                _remove_unheld(path)
 
 
 def is_served(path: Path) -> bool:
@@ -137,10 +104,7 @@ def make(path: Path, settings: Settings) -> None:
     except OSError as error:
         raise StoreUnavailableError(str(path), f"cannot make its directory: {error.strerror}") from None
     try:
-        if not (path / SETTINGS).exists():
-            path.chmod(0o700)
-        _write_once(path / AUTHKEY, secrets.token_bytes(KEY_BYTES))
-        _write_once(path / SETTINGS, json.dumps(asdict(settings)).encode())
+        _fill(path, settings)
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
     except OSError as error:
@@ -152,7 +116,7 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
 
     Raises `VanishedError` if there is neither a store nor anything else.
     """
-    facts = _check_owned(path)
+    facts = check_owned(path)
     if (path / SETTINGS).exists():
         if facts.st_mode & 0o077:
             raise StoreUnavailableError(str(path), f"others may enter it; if you trust what is in it: chmod 700 {path}")
@@ -215,7 +179,20 @@ def remove(path: Path) -> None:
         path.rmdir()
 
 
-def _check_owned(path: Path) -> os.stat_result:
+def remove_unheld(path: Path) -> bool:
+    """Remove the directory unless a server holds it; say whether."""
+    held = hold(path)
+    if held is None:
+        return False
+    try:
+        remove(path)
+    finally:
+        os.close(held)
+    return True
+
+
+def check_owned(path: Path) -> os.stat_result:
+    """Raise `StoreUnavailableError` unless this is a directory of ours, and no link to one."""
     try:
         facts = path.lstat()
     except FileNotFoundError:
@@ -236,32 +213,37 @@ def _names(path: Path) -> list[str]:
         raise VanishedError(str(path)) from None
 
 
-def _remove_unheld(path: Path) -> None:
-    held = hold(path)
-    if held is not None:
-        try:
-            remove(path)
-        finally:
-            os.close(held)
-
-
-def _write_once(path: Path, content: bytes) -> None:
-    if os.path.lexists(path):
-        return
-    unfinished = path.with_name(f"{path.name}-{secrets.token_hex(4)}{_UNFINISHED}")
+def _fill(path: Path, settings: Settings) -> None:
+    """Write key and settings by one descriptor of the directory: all goes into the same one, or nowhere."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if not _exists(SETTINGS, directory):
+            os.fchmod(directory, 0o700)
+        _write_once(AUTHKEY, secrets.token_bytes(KEY_BYTES), directory)
+        _write_once(SETTINGS, json.dumps(asdict(settings)).encode(), directory)
+    finally:
+        os.close(directory)
+
+
+def _exists(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_once(name: str, content: bytes, directory: int) -> None:
+    if _exists(name, directory):
+        return
+    unfinished = f"{name}-{secrets.token_hex(4)}{_UNFINISHED}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(unfinished, flags, 0o600, dir_fd=directory)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         with contextlib.suppress(FileExistsError):
-            os.link(unfinished, path)
+            os.link(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _root() -> Path:
-    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
-
-
-def _private_prefix() -> str:
-    return f"maestro_shm-{os.geteuid()}-private-"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished, dir_fd=directory)

@@ -18,8 +18,8 @@ from maestro_shm.errors import StoreClosedError, StoreUnavailableError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import election
-from maestro_shm.shared.directory import SHM_SCHEME, Settings, VanishedError
+from maestro_shm.shared import election, places
+from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.transport import Line
@@ -53,8 +53,8 @@ class SharedStore(Store):
         creator = creators.identity(os.getpid())
         settings = Settings(options.commit_bytes(max_commit_bytes), options.DEFAULT_IDLE_TIMEOUT, creator)
         deadline = time.monotonic() + options.timeout(timeout)
-        directories.sweep_private()
-        directory = directories.new_private_path(creator)
+        places.sweep_private()
+        directory = places.new_private_path(creator)
         store = cls(str(directory), directory, timeout=timeout, allow_reset=True)
         # Before anything is made, so that whatever happens from here on leaves nothing behind.
         store._end_private = weakref.finalize(store, _end_private, directory, timeout, os.getpid())
@@ -193,7 +193,7 @@ _unpickled: dict[tuple[str, str, float, bool], SharedStore] = {}
 
 def path_of(target: str) -> Path:
     """The directory of a `shm:` target or a path."""
-    return directories.named_path(target) if target.startswith(SHM_SCHEME) else Path(target).absolute()
+    return places.named_path(target) if target.startswith(places.SHM_SCHEME) else Path(target).absolute()
 
 
 def _handle(target: str, directory: str, timeout: float, allow_reset: bool) -> SharedStore:  # noqa: FBT001 (of pickle)
