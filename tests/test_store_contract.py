@@ -763,6 +763,27 @@ def test_a_store_that_is_closed_under_its_readers_answers_or_says_that_it_is_clo
     assert all(in_threads(read, read, read, close))
 
 
+@pytest.mark.usefixtures("hasty_threads")
+def test_a_store_that_is_closed_under_its_writers_commits_or_says_that_it_is_closed(make_store: MakeStore) -> None:
+    store = make_store()
+
+    def write(key: str) -> int:
+        for sequence in count(1):
+            try:
+                store.commit_events([event(key, sequence)])
+                store.commit_snapshot(ms.Snapshot(key, sequence, None))
+            except ms.StoreClosedError:
+                return sequence
+        raise AssertionError("there is no end of numbers")
+
+    def close() -> int:
+        time.sleep(0.05)
+        store.close()
+        return 1
+
+    assert all(in_threads(*(partial(write, key) for key in "abc"), close))
+
+
 def test_closing_twice_is_no_error(make_store: MakeStore) -> None:
     store = make_store()
     store.close()

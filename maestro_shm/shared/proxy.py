@@ -42,6 +42,7 @@ class StoreProxy(managers.BaseProxy):
         managers.BaseProxy._address_to_local.pop(str(directory), None)
         self._directory = directory
         self._timeout = timeout
+        self._is_closed = False
         self._begin([line])
         _proxies.add(self)
 
@@ -62,7 +63,11 @@ class StoreProxy(managers.BaseProxy):
         self._call("reset", lambda _commit_id, _resent: [])
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; calls that other threads have under way do so when they end."""
+        self._is_closed = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         while self._at_rest:
             self._at_rest.pop().close()
 
@@ -88,8 +93,7 @@ class StoreProxy(managers.BaseProxy):
             try:
                 return self._exchange(line, number, [number, "journal", method, arguments(commit_id, resent)], deadline)
             except _BROKEN:
-                # The others at rest were to the same server.
-                self.close()
+                self._hang_up()  # the others at rest were to the same server
         raise StoreUnavailableError(str(self._directory), f"its server broke off the same {method} several times")
 
     def _exchange(self, line: Line, number: int, message: list[Any], deadline: float) -> Any:
@@ -109,6 +113,8 @@ class StoreProxy(managers.BaseProxy):
             line.close()
             raise
         self._at_rest.append(line)
+        if self._is_closed:
+            self._hang_up()
         return self._result(reply)
 
     def _result(self, reply: tuple[Any, ...]) -> Any:

@@ -9,9 +9,9 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from maestro_shm import codec, options, validation
 from maestro_shm.errors import StoreClosedError, StoreUnavailableError
@@ -24,6 +24,9 @@ from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.transport import Line
 from maestro_shm.store import Store
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class SharedStore(Store):
@@ -95,7 +98,7 @@ class SharedStore(Store):
         packed = validation.pack_events(events, self._max_commit_bytes)
         if not packed:
             return []
-        first_position, timestamps = self._proxy.commit_events(packed)
+        first_position, timestamps = self._call(self._proxy.commit_events, packed)
         return [
             codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
             for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
@@ -106,7 +109,7 @@ class SharedStore(Store):
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
-        return self._proxy.commit_snapshot(snapshot.aggregate_id, snapshot.sequence, payload)
+        return self._call(self._proxy.commit_snapshot, snapshot.aggregate_id, snapshot.sequence, payload)
 
     def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
         self._check_open()
@@ -136,7 +139,7 @@ class SharedStore(Store):
         self._check_open()
         if not self._allow_reset:
             raise StoreUnavailableError(self.target, "reset() forgets everything; connect with allow_reset=True for it")
-        self._proxy.reset()
+        self._call(self._proxy.reset)
 
     def close(self) -> None:
         if self._closed:
@@ -161,6 +164,15 @@ class SharedStore(Store):
         self._check_open()
         self._use(election.attach(self.directory, time.monotonic() + self._timeout))
         return getattr(self, name)
+
+    def _call(
+        self, method: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> _Result:
+        try:
+            return method(*args, **kwargs)
+        except StoreUnavailableError:
+            self._check_open()  # another thread may have closed the store meanwhile
+            raise
 
     def _use(self, line: Line) -> None:
         proxy = StoreProxy(self.directory, self._timeout, line)
