@@ -68,8 +68,8 @@ class StoreProxy(managers.BaseProxy):
         self._hang_up()
 
     def _hang_up(self) -> None:
-        while self._at_rest:
-            self._at_rest.pop().close()
+        while line := self._take():
+            line.close()
 
     def begin_anew(self) -> None:
         """In a forked child: be another client than the parent. The lines are closed where they are made."""
