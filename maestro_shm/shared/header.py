@@ -1,7 +1,7 @@
 """The header: one mapped page of numbers that tells readers what is published.
 
 Each number is a word of 8 bytes, in the machine's own order. A store is never moved to another kind of machine as
-files (`FORMAT` reads as another number there, and the store is refused).
+files: its magic number is another one there, and it is refused.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def open_header(directory: Path, *, writable: bool = False) -> MappedFile:
 
 def _why_not(version: int | None) -> str:
     if version is None:
-        return "not a store: its file 'header' is of something else"
-    advice = "upgrade maestro_shm" if version > FORMAT_VERSION else "it is too old, or of another kind of machine"
+        return "not a store: its file 'header' is of something else, or of another kind of machine"
+    advice = "upgrade maestro_shm" if version > FORMAT_VERSION else "it is too old"
     return f"its files are of format {version}, this version of maestro_shm reads format {FORMAT_VERSION}; {advice}"
 
 
