@@ -12,9 +12,12 @@ multiples of 8, so that what follows a shorter one is padded with zeros.
 newest older record of the same kind and key, or 0. `distance` leads back to the start of the frame. `aggregates` is the
 number of streams in the store after the commit. The position of a snapshot is 0. A key is an aggregate id in UTF-8.
 
+A frame whose commit was undone is void: its place stays taken, since a reader may be on its way there. Its length is
+odd, and the CRC behind that covers the length alone; both are one word, so that a frame becomes void at once.
+
 Each record has its own CRC, for whoever reads it alone; the frame's covers all of it, for recovery, where a record of
-an older, undone frame may lie behind a newer header. Both begin from the offset, so that right bytes in a wrong place
-do not pass.
+an older, undone frame may lie behind a newer header. Both begin from the offset (of which `crc32` takes the low 32
+bits), so that right bytes in a wrong place do not pass.
 """
 
 from __future__ import annotations
@@ -38,8 +41,9 @@ MAX_KEY_BYTES: Final = 2**16 - 1
 SKIP: Final = 2**32 - 1
 """In place of a frame's length: nothing more in this segment, go on in the next."""
 SKIP_MARK: Final = _FRAME_START.pack(SKIP, SKIP)
+_VOID: Final = 1
+"""Added to the length of a void frame."""
 
-OFFSET_MASK: Final = 2**32 - 1
 _PADDING: Final = tuple(bytes(-size & 7) for size in range(8))
 
 
@@ -57,7 +61,7 @@ class Record(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A frame without its records."""
+    """A frame without its records; of a void one only offset, length and epoch still mean something."""
 
     offset: int
     length: int
@@ -94,28 +98,44 @@ def pack_record(
         _RECORD_REST.pack(size, sequence, previous, position, timestamp, offset - frame_offset, len(key), kind)
         + content
     )
-    return _CRC.pack(crc32(rest, offset & OFFSET_MASK)) + rest + _PADDING[size & 7]
+    return _CRC.pack(crc32(rest, offset)) + rest + _PADDING[size & 7]
 
 
-def pack_frame(frame: Frame, records: bytes) -> bytes:
+def pack_frame(
+    offset: int,
+    length: int,
+    commit_id: bytes,
+    first_position: int,
+    aggregates: int,
+    records: int,
+    epoch: int,
+    packed_records: bytes,
+) -> bytes:
     """The bytes of a frame with its packed records."""
-    offset, length, *facts = frame
-    rest = _FRAME_REST.pack(*facts) + records
-    return _FRAME_START.pack(length, crc32(rest, offset & OFFSET_MASK)) + rest
+    rest = _FRAME_REST.pack(commit_id, first_position, aggregates, records, epoch) + packed_records
+    return _FRAME_START.pack(length, crc32(rest, offset)) + rest
+
+
+def void_start(frame: Frame) -> bytes:
+    """The bytes that a frame begins with once it is void."""
+    length = _CRC.pack(frame.length | _VOID)
+    return length + _CRC.pack(crc32(length, frame.offset))
 
 
 def frame_is_whole(buffer: bytes, offset: int) -> bool:
-    """Whether the buffer, which begins with the frame at the offset, holds it whole and unharmed."""
+    """Whether the buffer, which begins with the frame at the offset, holds it whole and unharmed, or void."""
     length: int
     crc: int
     length, crc = _FRAME_START.unpack_from(buffer)
-    return len(buffer) >= length and crc32(buffer[_FRAME_START.size : length], offset & OFFSET_MASK) == crc
+    start, end = (0, _CRC.size) if length & _VOID else (_FRAME_START.size, length)
+    return len(buffer) >= end and crc32(buffer[start:end], offset) == crc
 
 
 def unpack_frame(buffer: bytes, offset: int) -> Frame:
-    """The header that the buffer begins with."""
-    length, _, *facts = FRAME_HEADER.unpack_from(buffer)
-    return Frame(offset, length, *facts)
+    """The header that the buffer begins with; a void frame has 0 records."""
+    length, _, commit_id, first_position, aggregates, records, epoch = FRAME_HEADER.unpack_from(buffer)
+    records = 0 if length & _VOID else records
+    return Frame(offset, length & ~_VOID, commit_id, first_position, aggregates, records, epoch)
 
 
 def unpack_records(buffer: bytes, frame: Frame) -> Iterator[Record]:

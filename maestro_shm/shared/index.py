@@ -1,8 +1,8 @@
 """From a key to its newest record: a hash table in shared memory, so that a new worker needs no scan.
 
 Open addressing with linear probing over slots of two words: a fingerprint of the key (never 0) and the offset of its
-newest record. The key itself stands in that record only, and is compared there. An offset of 0 marks a slot whose
-record was undone; the next key that needs one may take it.
+newest record. The key itself stands in that record only, and is compared there. A slot whose offset is 0 is free for
+the next key that needs one: its own key's only record was undone, or is not stored yet.
 
 The table never moves a key, so a slot once found stays right for this generation. It grows by a next generation
 that is built aside, a few slots at each commit, so that no commit waits for all of it; then its number is published.
@@ -10,11 +10,12 @@ that is built aside, a few slots at each commit, so that no commit waits for all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, MutableSequence
 from pathlib import Path
 from typing import Final
 from zlib import crc32
 
+from maestro_shm.errors import CorruptLogError, StoreFullError
 from maestro_shm.shared.header import GENERATION, INCARNATION
 from maestro_shm.shared.log import Log
 from maestro_shm.shared.mapped import MappedFile
@@ -27,6 +28,11 @@ _MOVED_PER_NEW_KEY: Final = 4
 _HEAD_SLOTS: Final = 1
 """The first slot's room holds the number of slots in use, in its first word."""
 
+Numbers = memoryview | MutableSequence[int]
+"""A header's words, or a draft of them."""
+Claim = tuple[memoryview, list[int]]
+"""A table's words, and which of them are to hold the newest offsets of some keys."""
+
 
 def path(directory: Path, incarnation: int, generation: int) -> Path:
     """The path of one generation's file."""
@@ -36,6 +42,13 @@ def path(directory: Path, incarnation: int, generation: int) -> Path:
 def fingerprint(kind: int, key: bytes) -> int:
     """What a slot keeps of its key: where to look for it (the CRC in the low half), and its length."""
     return crc32(key, kind) | (len(key) + 1) << 32
+
+
+def store(claims: Iterable[Claim], offsets: Collection[int]) -> None:
+    """Store the newest offsets of the keys that these words were claimed for."""
+    for words, claimed in claims:
+        for word, offset in zip(claimed, offsets, strict=True):
+            words[word] = offset
 
 
 class Index:
@@ -74,27 +87,34 @@ class Index:
                 return word + 1
         return None
 
-    def put(self, kind: int, key: bytes, offset: int) -> int:
-        """Store the offset of the key's newest record, and return the word that holds it."""
-        mark = fingerprint(kind, key)
-        free = None
+    def locate(self, mark: int, offset: int) -> int | None:
+        """The word that holds this offset under this fingerprint, or None; no record is read for it."""
         for word in self._probe(mark):
             if self.words[word] == 0:
-                return self._take(word if free is None else free, mark, offset)
-            if self.words[word + 1] == 0:
-                free = word if free is None else free
-            elif self.words[word] == mark and self._holds(word + 1, kind, key):
-                self.words[word + 1] = offset
+                return None
+            if self.words[word] == mark and self.words[word + 1] == offset:
                 return word + 1
-        raise AssertionError("the index is full")  # pragma: no cover (it grows at half)
+        return None
 
-    def entries(self, start: int, count: int) -> Iterator[int]:
-        """The offsets in some slots, of those that hold one."""
-        first = start + _HEAD_SLOTS
-        for slot in range(first, min(first + count, self.capacity + _HEAD_SLOTS)):
-            # A slot without a fingerprint may hold the offset that a writer put there as it was killed.
-            if self.words[slot * 2] and (offset := self.words[slot * 2 + 1]):
-                yield offset
+    def claim(self, kind: int, keys: Iterable[bytes]) -> list[int]:
+        """The words that hold the offsets of the keys' newest records. A new key gets one, with 0 in it as yet."""
+        claimed: dict[int, None] = {}
+        for key in keys:
+            claimed[self._claim(kind, key, claimed)] = None
+        return list(claimed)
+
+    def move(self, former: Index, start: int, count: int) -> None:
+        """Take over some of the slots of another table.
+
+        Whatever was stored meanwhile was stored in both, so a slot of the same fingerprint is of the same key exactly
+        if it has the same offset.
+        """
+        for slot in range(start, min(start + count, former.capacity)):
+            word = (slot + _HEAD_SLOTS) * 2
+            mark, offset = former.words[word], former.words[word + 1]
+            if offset and self.locate(mark, offset) is None:
+                free = next(place for place in self._probe(mark) if self.words[place + 1] == 0)
+                self.words[self._take(free, mark)] = offset
 
     def close(self) -> None:
         """Unmap the table."""
@@ -110,14 +130,30 @@ class Index:
         offset = self.words[word]
         if not offset:
             return False
-        record = self._log.record(offset)
-        return record.key == key and record.kind == kind
+        found = self._log.key_of(offset)
+        if found == (kind, key):
+            return True
+        self._log.read(offset)  # if its CRC is wrong, so may be the key, and a stream would seem to be missing
+        if fingerprint(*found) != self.words[word - 1]:
+            raise CorruptLogError(str(self._file.path), word * 8, "it leads to a record of another key")
+        return False
 
-    def _take(self, word: int, mark: int, offset: int) -> int:
+    def _claim(self, kind: int, key: bytes, claimed: Collection[int]) -> int:
+        mark = fingerprint(kind, key)
+        free = 0
+        for word in self._probe(mark):
+            if self.words[word + 1] == 0 and word + 1 not in claimed:
+                free = free or word
+            if self.words[word] == 0:
+                return self._take(free, mark)
+            if self.words[word] == mark and self._holds(word + 1, kind, key):
+                return word + 1
+        raise AssertionError("the index is full")  # pragma: no cover (it grows at half)
+
+    def _take(self, word: int, mark: int) -> int:
+        """Give a free slot to a key. Its offset comes after its fingerprint, so that half of it is a free slot, too."""
         if self.words[word] == 0:
             self.words[0] += 1
-        # The offset first: a reader that sees the fingerprint must find a record behind it.
-        self.words[word + 1] = offset
         self.words[word] = mark
         return word + 1
 
@@ -125,21 +161,25 @@ class Index:
 class GrowingIndex:
     """The table as its writer uses it: the current generation, and while it is crowded the next one beside it."""
 
-    def __init__(self, directory: Path, header: MappedFile, log: Log, current: Index) -> None:
+    def __init__(self, directory: Path, header: Numbers, log: Log, current: Index) -> None:
+        self.header = header
         self._directory = directory
-        self._header = header
         self._log = log
-        self._current = current
-        self._next: Index | None = None
+        self._use(current)
         self._moved = 0
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether there is a next generation."""
+        return self._next is not None
 
     def find(self, kind: int, key: bytes) -> int | None:
         """The word of the current generation that holds the key's newest offset, or None."""
         return self._current.find(kind, key)
 
-    def newest(self, word: int) -> int:
-        """The offset that a word of the current generation holds."""
-        return self._current.words[word]
+    def claim(self, kind: int, keys: Collection[bytes]) -> list[Claim]:
+        """What is to hold the newest offsets of these keys: words of the current table, then of the next."""
+        return [(table.words, table.claim(kind, keys)) for table in (self._current, self._next) if table is not None]
 
     def reserve(self, new_keys: int) -> None:
         """Make room for new keys. Words that were found before are void if the header's generation changes by it.
@@ -147,27 +187,10 @@ class GrowingIndex:
         At half the slots a next generation of twice the size is begun; each call moves some slots to it, four for each
         new key, so that it is done before the current one is three quarters full. Raises `StoreFullError`.
         """
-        if self._next is None:
-            if self._load(new_keys) < self._current.capacity / 2:
-                return
-            self._next = self._begin(new_keys)
-        self._move(self._next, _MOVED_ALWAYS + _MOVED_PER_NEW_KEY * new_keys)
-        if self._load(new_keys) >= self._current.capacity * 3 / 4:
-            self._move(self._next, self._current.capacity)
-        if self._moved < self._current.capacity:
-            return
-        self._publish(self._next)
-        self.reserve(new_keys)
-
-    def put(self, kind: int, key: bytes, offset: int, word: int | None) -> int:
-        """Store the key's newest offset, in the word where it is if the caller knows that; return the word."""
-        if word is None:
-            word = self._current.put(kind, key, offset)
-        else:
-            self._current.words[word] = offset
+        if self._next is None and new_keys and self._load(new_keys) >= self._current.capacity / 2:
+            self._begin(new_keys)
         if self._next is not None:
-            self._next.put(kind, key, offset)
-        return word
+            self._grow(self._next, new_keys)
 
     def close(self) -> None:
         """Unmap the tables."""
@@ -175,28 +198,48 @@ class GrowingIndex:
         if self._next is not None:
             self._next.close()
 
+    def _use(self, current: Index) -> None:
+        self._current = current
+        self.words = current.words
+        self._next: Index | None = None
+
     def _load(self, new_keys: int) -> int:
         return self._current.used + new_keys
 
-    def _begin(self, new_keys: int) -> Index:
+    def _is_crowded(self, new_keys: int) -> bool:
+        return self._load(new_keys) >= self._current.capacity * 3 / 4
+
+    def _begin(self, new_keys: int) -> None:
+        """Begin the next generation. Without room for one the current goes on until it is crowded."""
         capacity = self._current.capacity * 2
         while self._load(new_keys) >= capacity / 2:
             capacity *= 2
         self._moved = 0
-        return Index.create(self._path(self._header.words[GENERATION] + 1), self._log, capacity)
+        try:
+            self._next = Index.create(self._path(self.header[GENERATION] + 1), self._log, capacity)
+        except StoreFullError:
+            if self._is_crowded(new_keys):
+                raise
+
+    def _grow(self, following: Index, new_keys: int) -> None:
+        self._move(following, _MOVED_ALWAYS + _MOVED_PER_NEW_KEY * new_keys)
+        if self._is_crowded(new_keys):
+            self._move(following, self._current.capacity)
+        if self._moved >= self._current.capacity:
+            self._publish(following)
+            self.reserve(new_keys)
 
     def _move(self, following: Index, count: int) -> None:
-        for offset in self._current.entries(self._moved, count):
-            record = self._log.record(offset)
-            following.put(record.kind, record.key, offset)
+        following.move(self._current, self._moved, count)
         self._moved += count
 
     def _publish(self, following: Index) -> None:
-        generation = self._header.words[GENERATION]
-        former, self._current, self._next = self._current, following, None
-        self._header.words[GENERATION] = generation + 1
+        generation = self.header[GENERATION]
+        former = self._current
+        self._use(following)
+        self.header[GENERATION] = generation + 1
         former.close()
         self._path(generation).unlink()
 
     def _path(self, generation: int) -> Path:
-        return path(self._directory, self._header.words[INCARNATION], generation)
+        return path(self._directory, self.header[INCARNATION], generation)

@@ -1,8 +1,10 @@
 """The single writer: validate, append, index, publish. No sockets, no processes.
 
-A commit is prepared in full before the first shared byte is touched, and space for it is reserved; what follows cannot
-fail. Then: the frame into the log, its records into index and positions, and one store of the published offset. A
-reader that took the published offset before sees nothing of it, a reader that takes it after sees all.
+A commit is prepared in full before the first byte that counts is touched: its frame is packed, space is reserved, its
+words in the index are found. Then: the frame into the log, its records into index and positions, and one store of the
+published offset. A reader that took the published offset before sees nothing of it, a reader that takes it after sees
+all. Nothing of that ought to fail; if it does all the same the journal is broken, and the next one's recovery undoes
+what there is.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Final
 from maestro_shm.clock import HybridClock
 from maestro_shm.errors import InvalidEventError, SequenceConflictError, StoreUnavailableError
 from maestro_shm.shared import frame as frames
+from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
 from maestro_shm.shared.frame import EVENT, SNAPSHOT, Frame
 from maestro_shm.shared.header import (
@@ -30,6 +33,7 @@ from maestro_shm.shared.header import (
     RETIRED,
     SERVER_PID,
 )
+from maestro_shm.shared.index import Claim
 
 Row = tuple[str, int, int | None, bytes]
 """An event as it comes from a client: aggregate id, sequence, timestamp if it has one, payload."""
@@ -37,10 +41,9 @@ Row = tuple[str, int, int | None, bytes]
 _CACHED_HEADS: Final = 1 << 16
 """How many streams' heads are remembered; the index knows the others."""
 
-
-_Head = tuple[int | None, int, int]
-"""The newest record of a key: the word of the index that points to it, its offset, its sequence."""
-_NO_HEAD: Final[_Head] = (None, 0, -1)
+_Head = tuple[int, int, int]
+"""The newest record of a key: the word of the index that points to it (or 0), its offset, its sequence."""
+_NO_HEAD: Final[_Head] = (0, 0, -1)
 
 
 class _Draft:
@@ -65,7 +68,8 @@ class _Draft:
         packed = frames.pack_record(
             self.offset, offset, self.kind, key, sequence, previous, position, timestamp, payload
         )
-        self.new_keys += not previous
+        if not previous:
+            self.new_keys += 1
         self.packed.append(packed)
         self.offsets.append(offset)
         self.timestamps.append(timestamp)
@@ -78,6 +82,8 @@ class Journal:
 
     def __init__(self, directory: Path, files: recovery.WriterFiles) -> None:
         self.directory = directory
+        self.is_broken = False
+        """A commit or reset failed half-way. The server has to leave, so that the next one's recovery undoes it."""
         self._use(files)
         words = self._words
         words[EPOCH] += 1
@@ -89,11 +95,10 @@ class Journal:
     @classmethod
     def open(cls, directory: Path, *, max_commit_bytes: int) -> Journal:
         """Recover the store in the directory, or begin one. Raises `StoreFullError` and `CorruptLogError`."""
-        try:
-            files = recovery.recover(directory)
-        except FileNotFoundError:
-            files = recovery.create(directory, incarnation=1, epoch=0, clock=0, max_commit_bytes=max_commit_bytes)
-            recovery.publish(directory)
+        if recovery.is_begun(directory):
+            return cls(directory, recovery.recover(directory))
+        files = recovery.create(directory, incarnation=1, epoch=0, clock=0, max_commit_bytes=max_commit_bytes)
+        recovery.publish(directory)
         return cls(directory, files)
 
     @property
@@ -107,7 +112,7 @@ class Journal:
         A commit that is sent again, since its reply was lost, is answered with what became of it the first time.
         Raises `SequenceConflictError`, `InvalidEventError`, `StoreFullError`.
         """
-        self._check_epoch()
+        self._check_may_write()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
         if resent and (frame := self._frame_of(EVENT, rows[0][0].encode(), rows[0][1], commit_id)):
@@ -121,7 +126,7 @@ class Journal:
         self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes, resent: object
     ) -> bool:
         """Store the snapshot iff it is newer than the stored one, and say whether it was. Raises `StoreFullError`."""
-        self._check_epoch()
+        self._check_may_write()
         key = aggregate_id.encode()
         before = self._head(SNAPSHOT, key)
         if sequence <= before[2]:
@@ -132,23 +137,20 @@ class Journal:
 
     def reset(self) -> None:
         """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
-        self._check_epoch()
-        words = self._words
-        incarnation = words[INCARNATION]
-        fresh = recovery.create(
-            self.directory,
-            incarnation=incarnation + 1,
-            epoch=self.epoch,
-            clock=words[CLOCK],
-            max_commit_bytes=self.max_commit_bytes,
-        )
+        self._check_may_write()
+        former = self._files
+        fresh = recovery.create_next(self.directory, self._words)
         for word in (SERVER_PID, CLIENTS):
-            fresh.header.words[word] = words[word]
-        words[GENERATION] = RETIRED
-        recovery.publish(self.directory)
-        recovery.sweep(self.directory, keep=incarnation + 1)
-        self._files.close()
-        self._use(fresh)
+            fresh.header.words[word] = self._words[word]
+        try:
+            self._words[GENERATION] = RETIRED
+            recovery.publish(self.directory)
+            self._use(fresh)
+        except BaseException:
+            self.is_broken = True
+            raise
+        former.close()
+        recovery.sweep(self.directory, keep=self._words[INCARNATION])
 
     def retire(self) -> None:
         """Tell every reader that the store is no more."""
@@ -167,7 +169,9 @@ class Journal:
         self._words = files.header.words
         self._heads: dict[int, dict[bytes, _Head]] = {EVENT: {}, SNAPSHOT: {}}
 
-    def _check_epoch(self) -> None:
+    def _check_may_write(self) -> None:
+        if self.is_broken:
+            raise StoreUnavailableError(str(self.directory), "its server failed in the midst of a commit, and leaves")
         if self._words[EPOCH] != self.epoch:
             raise StoreUnavailableError(str(self.directory), "another server has taken over; this one must not write")
 
@@ -190,7 +194,7 @@ class Journal:
         word = self._files.index.find(kind, key)
         if word is None:
             return _NO_HEAD
-        offset = self._files.index.newest(word)
+        offset = self._files.index.words[word]
         return word, offset, self._files.log.read(offset)[0]
 
     def _draft(self, make: Callable[[int], _Draft]) -> _Draft:
@@ -224,34 +228,46 @@ class Journal:
 
     def _append(self, draft: _Draft, commit_id: bytes, first_position: int, events: int) -> None:
         words, files = self._words, self._files
-        tail, last_position = words[PUBLISHED], first_position + events - 1
+        last_position = first_position + events - 1
         aggregates = words[AGGREGATES] + (draft.new_keys if events else 0)
         facts = (commit_id, first_position, aggregates, len(draft.packed), self.epoch)
-        packed = frames.pack_frame(Frame(draft.offset, draft.end - draft.offset, *facts), b"".join(draft.packed))
-        words_hold = self._reserve(draft, last_position)
+        packed = frames.pack_frame(draft.offset, draft.end - draft.offset, *facts, b"".join(draft.packed))
+        following = self._reserve(draft, last_position)
+        index_words = files.index.words
+        try:
+            files.log.write(words[PUBLISHED], draft.offset, packed)
+            for word, offset, _ in draft.heads.values():
+                index_words[word] = offset
+            if following:
+                tables.store(following, [offset for _, offset, _ in draft.heads.values()])
+            if events:
+                files.positions.put(first_position, draft.offsets)
+            self._heads[draft.kind].update(draft.heads)
+            words[CLOCK] = self._clock.last
+            words[AGGREGATES] = aggregates
+            words[LAST_POSITION] = last_position
+            words[PUBLISHED] = draft.end
+        except BaseException:
+            self.is_broken = True
+            raise
 
-        files.log.write(tail, draft.offset, packed)
-        heads, put = self._heads[draft.kind], files.index.put
-        if len(heads) > _CACHED_HEADS:
-            heads.clear()
-        for key, (word, offset, sequence) in draft.heads.items():
-            heads[key] = (put(draft.kind, key, offset, word if words_hold else None), offset, sequence)
-        if events:
-            files.positions.put(first_position, draft.offsets)
-        words[CLOCK] = self._clock.last
-        words[AGGREGATES] = aggregates
-        words[LAST_POSITION] = last_position
-        words[PUBLISHED] = draft.end
+    def _reserve(self, draft: _Draft, last_position: int) -> list[Claim]:
+        """Do whatever can fail, for want of room or for damage.
 
-    def _reserve(self, draft: _Draft, last_position: int) -> bool:
-        """Do whatever can fail for want of room; say whether the known words of the index still hold."""
+        Afterwards the draft's heads have their words in the index; what comes back are those in its next generation.
+        """
         generation = self._words[GENERATION]
         try:
             self._files.log.reserve(draft.end)
             self._files.positions.reserve(last_position)
             self._files.index.reserve(draft.new_keys)
         finally:
-            words_hold: bool = self._words[GENERATION] == generation
-            if not words_hold:
+            words_hold = self._words[GENERATION] == generation
+            if not words_hold or len(self._heads[draft.kind]) > _CACHED_HEADS:
                 self._heads = {EVENT: {}, SNAPSHOT: {}}
-        return words_hold
+        if words_hold and not draft.new_keys and not self._files.index.is_growing:
+            return []
+        (_, claimed), *following = self._files.index.claim(draft.kind, draft.heads)
+        for (key, (_, offset, sequence)), word in zip(list(draft.heads.items()), claimed, strict=True):
+            draft.heads[key] = word, offset, sequence
+        return following

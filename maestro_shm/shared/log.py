@@ -6,6 +6,9 @@ frame lies behind the file's mark, so that the offset 0 can stand for "none".
 
 from __future__ import annotations
 
+import os
+import struct
+import sys
 from collections.abc import Iterator
 from mmap import mmap
 from pathlib import Path
@@ -38,14 +41,20 @@ class Log:
         self._segments = Segments(
             directory, f"log-{incarnation}", SEGMENT_BITS, first_step=_FIRST_STEP, writable=writable
         )
+        self._files = self._segments.files
 
     def create(self) -> None:
         """Begin the file. Raises `StoreFullError`."""
         self._segments.reserve(START)
-        self._segments.files[0].data[:START] = FILE_MARK
+        self._files[0].data[:START] = FILE_MARK
+
+    def check(self, end: int) -> None:
+        """Raise `CorruptLogError` if a segment below this offset is missing."""
+        if (path := self._segments.missing(end)) is not None:
+            raise CorruptLogError(str(path), 0, "this segment of the log is missing, or has lost a part")
 
     def resume(self, tail: int) -> None:
-        """Map all that there is, as a new writer does that goes on at this offset."""
+        """Go on at this offset, as a new writer."""
         self._segments.resume(tail)
 
     def read(self, offset: int) -> tuple[int, int, int, int, bytes]:
@@ -55,45 +64,56 @@ class Log:
         """
         start = offset & _MASK
         try:
-            data = self._segments.files[offset >> SEGMENT_BITS].data
-        except IndexError:
+            data = self._files[offset >> SEGMENT_BITS].data
+        except KeyError:
             data = self._open_segment(offset >> SEGMENT_BITS)
-        crc, size, sequence, previous, position, timestamp, _, key_length, _ = _unpack_header(data, start)
+        try:
+            crc, size, sequence, previous, position, timestamp, _, key_length, _ = _unpack_header(data, start)
+        except struct.error:
+            raise self.damage(offset, "no record can begin so near to the end") from None
+        if start + size > SEGMENT_SIZE:
+            raise self.damage(offset, "a record leads beyond the end")
         # A slice of the mapping is a copy and all the same faster than a memoryview of it (0.25 µs against 0.39).
         rest = data[start + _CRC_SIZE : start + size]
-        if crc32(rest, offset & frame.OFFSET_MASK) != crc:
-            raise CorruptLogError(str(self._segments.path(offset >> SEGMENT_BITS)), start, "a record's CRC is wrong")
+        if crc32(rest, offset) != crc:
+            raise self.damage(offset, "a record's CRC is wrong")
         return sequence, previous, position, timestamp, rest[_KEY_START + key_length :]
 
-    def record(self, offset: int) -> Record:
-        """Everything about the record at the offset."""
-        sequence, previous, position, timestamp, payload = self.read(offset)
-        *_, key_length, kind = self._header(offset)
-        key = self._slice(offset + _HEADER_SIZE, key_length)
-        return Record(offset, kind, key, sequence, previous, position, timestamp, payload)
+    def key_of(self, offset: int) -> tuple[int, bytes]:
+        """Kind and key of the record at the offset. Its CRC is not checked: who does not find what he sought does."""
+        start = offset & _MASK
+        data = self._open_segment(offset >> SEGMENT_BITS)
+        try:
+            *_, key_length, kind = _unpack_header(data, start)
+        except struct.error:
+            raise self.damage(offset, "no record can begin so near to the end") from None
+        return kind, data[start + _HEADER_SIZE : start + _HEADER_SIZE + key_length]
 
     def frame_of(self, offset: int) -> Frame:
         """The frame that the record at the offset lies in."""
         self.read(offset)
-        distance = self._header(offset)[6]
-        return self.frame(offset - distance)
-
-    def frame(self, offset: int) -> Frame:
-        """The header of the frame at the offset, unchecked."""
-        return frame.unpack_frame(self._slice(offset, frame.FRAME_HEADER.size), offset)
+        *_, distance, _, _ = frame.RECORD_HEADER.unpack(self._slice(offset, _HEADER_SIZE))
+        start = offset - distance
+        return frame.unpack_frame(self._slice(start, frame.FRAME_HEADER.size), start)
 
     def records(self, of: Frame) -> Iterator[Record]:
         """The records of a frame."""
         return frame.unpack_records(self._slice(of.offset, of.length), of)
 
-    def whole_frames(self, offset: int) -> Iterator[Frame]:
-        """The frames from the offset on, up to the first that is not there or not whole: what recovery goes by."""
-        while (found := self._frame_at(offset)) is not None:
-            if found.length == frame.SKIP:
-                offset = _next_segment(offset)
-                continue
-            yield found
-            offset = found.end
+    def whole_frames(self, offset: int) -> Iterator[tuple[Frame, list[Record]]]:
+        """The frames from the offset on, up to the first that is not there or not whole: what recovery goes by.
+
+        By system calls: the mapping may have no memory behind it here, and on a full tmpfs a touch would kill us.
+        """
+        while (path := self._segments.path(offset >> SEGMENT_BITS)).exists():
+            end = _next_segment(offset)
+            with path.open("rb", buffering=0) as file:
+                while offset < end and (found := _frame_at(file.fileno(), offset)) is not None:
+                    yield found
+                    offset = found[0].end
+                if offset < end and not _is_skip(file.fileno(), offset):
+                    return
+            offset = end
 
     def place(self, tail: int, length: int) -> int:
         """Where a frame of this length goes if the log ends at `tail`."""
@@ -105,41 +125,30 @@ class Log:
 
     def write(self, tail: int, offset: int, packed: bytes) -> None:
         """Write a frame at the offset that `place` gave for this tail, in space that was reserved."""
-        if offset != tail and tail & _MASK:
+        if offset != tail:
             self._put(tail, frame.SKIP_MARK)
         self._put(offset, packed)
 
-    def erase(self, offset: int) -> None:
-        """Overwrite the start of an undone frame, so that no scan takes it for one."""
-        self._segments.reserve(offset + frame.FRAME_HEADER.size)
-        self._put(offset, bytes(frame.FRAME_HEADER.size))
+    def make_void(self, undone: Frame) -> None:
+        """Let scans step over a frame from now on; what lies in it stays, for readers that are on their way there."""
+        words = self._segments.open(undone.offset >> SEGMENT_BITS).words
+        words[(undone.offset & _MASK) >> 3] = int.from_bytes(frame.void_start(undone), sys.byteorder)
+
+    def damage(self, offset: int, reason: str) -> CorruptLogError:
+        """The error for what is found at this offset."""
+        return CorruptLogError(str(self._segments.path(offset >> SEGMENT_BITS)), offset & _MASK, reason)
 
     def close(self) -> None:
         """Unmap everything."""
         self._segments.close()
 
     def _open_segment(self, number: int) -> mmap:
-        self._segments.open_up_to(number)
-        return self._segments.files[number].data
-
-    def _header(self, offset: int) -> tuple[int, ...]:
-        return _unpack_header(self._segments.files[offset >> SEGMENT_BITS].data, offset & _MASK)
-
-    def _frame_at(self, offset: int) -> Frame | None:
-        number, start = offset >> SEGMENT_BITS, offset & _MASK
-        if number >= len(self._segments.files):
-            return None
-        # By system call: the mapping may have no memory behind it here, and on a full tmpfs a touch would kill us.
-        file = self._segments.files[number]
-        header = file.read(start, frame.FRAME_HEADER.size)
-        if header.startswith(frame.SKIP_MARK):
-            return Frame(offset, frame.SKIP, b"", 0, 0, 0, 0)
-        if len(header) < frame.FRAME_HEADER.size:
-            return None
-        found = frame.unpack_frame(header, offset)
-        if not frame.FRAME_HEADER.size < found.length <= SEGMENT_SIZE - start:
-            return None
-        return found if frame.frame_is_whole(file.read(start, found.length), offset) else None
+        try:
+            return self._segments.open(number).data
+        except FileNotFoundError:
+            raise CorruptLogError(
+                str(self._segments.path(number)), 0, "this segment is missing, or what leads there is damaged"
+            ) from None
 
     def _slice(self, offset: int, length: int) -> bytes:
         start = offset & _MASK
@@ -147,7 +156,23 @@ class Log:
 
     def _put(self, offset: int, packed: bytes) -> None:
         start = offset & _MASK
-        self._segments.files[offset >> SEGMENT_BITS].data[start : start + len(packed)] = packed
+        self._files[offset >> SEGMENT_BITS].data[start : start + len(packed)] = packed
+
+
+def _frame_at(descriptor: int, offset: int) -> tuple[Frame, list[Record]] | None:
+    start = offset & _MASK
+    header = os.pread(descriptor, frame.FRAME_HEADER.size, start)
+    if len(header) < frame.FRAME_HEADER.size:
+        return None
+    found = frame.unpack_frame(header, offset)
+    if not frame.FRAME_HEADER.size < found.length <= SEGMENT_SIZE - start:
+        return None
+    buffer = os.pread(descriptor, found.length, start)
+    return (found, list(frame.unpack_records(buffer, found))) if frame.frame_is_whole(buffer, offset) else None
+
+
+def _is_skip(descriptor: int, offset: int) -> bool:
+    return os.pread(descriptor, len(frame.SKIP_MARK), offset & _MASK) == frame.SKIP_MARK
 
 
 def _next_segment(offset: int) -> int:

@@ -11,12 +11,16 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 from maestro_shm.errors import StoreFullError
 
 PAGE: Final = 4096
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ZEROS: Final = bytes(1 << 16)
 
 
 class MappedFile:
@@ -25,30 +29,30 @@ class MappedFile:
     def __init__(self, path: Path, descriptor: int, *, writable: bool) -> None:
         self.path = path
         self.size = os.fstat(descriptor).st_size
+        # The mapping keeps a descriptor of its own, so there is one for each mapped file.
         self.data = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         self._bytes = memoryview(self.data)
         self.words = self._bytes[: self.size & ~7].cast("Q")
-        self._descriptor = os.dup(descriptor) if writable else -1
 
     @classmethod
     def create(cls, path: Path, size: int, allocated: int = 0) -> Self:
-        """A new file of zeros, of which `allocated` bytes may be written to. Raises `StoreFullError`."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(descriptor, size)
-            _allocate(descriptor, path, 0, allocated)
-            return cls(path, descriptor, writable=True)
-        except BaseException:
-            path.unlink()
-            raise
-        finally:
-            os.close(descriptor)
+        """A new file of zeros, of which `allocated` bytes may be written to. Raises `StoreFullError`; leaves none."""
+        with _room_for(path, allocated):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(descriptor, size)
+                _allocate(descriptor, 0, allocated)
+                return cls(path, descriptor, writable=True)
+            except BaseException:
+                path.unlink()
+                raise
+            finally:
+                os.close(descriptor)
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> Self:
         """An existing file. Raises `FileNotFoundError`."""
-        flags = os.O_RDWR if writable else os.O_RDONLY
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = _open(path, os.O_RDWR if writable else os.O_RDONLY)
         try:
             return cls(path, descriptor, writable=writable)
         finally:
@@ -56,43 +60,54 @@ class MappedFile:
 
     def allocate(self, start: int, end: int) -> None:
         """Make sure that these bytes may be written to. Raises `StoreFullError`."""
-        _allocate(self._descriptor, self.path, start, end)
-
-    def read(self, start: int, length: int) -> bytes:
-        """These bytes, or as many as there are, by a system call and not through the mapping."""
-        return os.pread(self._descriptor, length, start)
+        with _room_for(self.path, end - start):
+            descriptor = _open(self.path, os.O_RDWR)
+            try:
+                _allocate(descriptor, start, end)
+            finally:
+                os.close(descriptor)
 
     def close(self) -> None:
-        """Unmap the file. Whoever reads in another thread at this moment gets a `ValueError`."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        try:
-            self.words.release()
-            self._bytes.release()
-            self.data.close()
-        except BufferError:  # pragma: no cover (a reader in another thread holds it this very moment)
-            pass  # the mapping ends when that reader lets go of it
+        """Unmap the file at once, instead of with the last reference to it: for those who know that nobody reads it."""
+        self.words.release()
+        self._bytes.release()
+        self.data.close()
 
 
-def _allocate(descriptor: int, path: Path, start: int, end: int) -> None:
-    if end <= start:
-        return
+def _open(path: Path, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+@contextmanager
+def _room_for(path: Path, size: int) -> Iterator[None]:
+    """Turn the system's errors for a full disk, or for one without room for a further file, into `StoreFullError`."""
     try:
-        _fallocate(descriptor, start, end - start)
+        yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _NO_ROOM:
             raise
         usage = os.statvfs(path.parent)
-        raise StoreFullError(str(path.parent), end - start, usage.f_bavail * usage.f_frsize) from None
+        raise StoreFullError(str(path.parent), size, usage.f_bavail * usage.f_frsize) from None
 
 
-if hasattr(os, "posix_fallocate"):
-    _fallocate = os.posix_fallocate
-else:  # pragma: no cover (macOS has none; zeros written over unused space do the same)
+def _allocate(descriptor: int, start: int, end: int) -> None:
+    if end > start:
+        _fallocate(descriptor, start, end - start)
 
-    def _fallocate(descriptor: int, start: int, length: int) -> None:
-        zeros = bytes(1 << 16)
-        end = start + length
-        while start < end:
-            start += os.pwrite(descriptor, zeros[: end - start], start)
+
+def _fallocate(descriptor: int, start: int, length: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, start, length)
+    except AttributeError:  # macOS has no such call
+        _write_zeros(descriptor, start, start + length)
+    except OSError as error:
+        # Not every file system can, and not every C library then does what follows by itself (musl does not).
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        _write_zeros(descriptor, start, start + length)
+
+
+def _write_zeros(descriptor: int, start: int, end: int) -> None:
+    """Take space by writing over what is not in use yet."""
+    while start < end:
+        start += os.pwrite(descriptor, _ZEROS[: end - start], start)

@@ -24,14 +24,16 @@ class Positions:
         )
 
     def resume(self, last_position: int) -> None:
-        """Map all that there is, as a new writer does that goes on behind this position."""
+        """Go on behind this position, as a new writer."""
         self._segments.resume((last_position + 1) * _WORD)
+
+    def are_there(self, last_position: int) -> bool:
+        """Whether no file is missing up to this position."""
+        return self._segments.missing((last_position + 1) * _WORD) is None
 
     def offset(self, position: int) -> int:
         """Where the event at this position lies; it exists, or is at least reserved."""
-        number = position >> _INDEX_BITS
-        self._segments.open_up_to(number)
-        return self._segments.files[number].words[position & _INDEX_MASK]
+        return self._segments.open(position >> _INDEX_BITS).words[position & _INDEX_MASK]
 
     def reserve(self, last_position: int) -> None:
         """Make sure that offsets up to this position can be put. Raises `StoreFullError`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from maestro_shm import codec
-from maestro_shm.errors import StoreClosedError, StoreUnavailableError
+from maestro_shm.errors import CorruptLogError, StoreClosedError, StoreUnavailableError
 from maestro_shm.records import Event, Snapshot
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
@@ -117,7 +117,7 @@ class Reader:
             view, published = self._cut()
             try:
                 return view.last_sequence(published, aggregate_id)
-            except FileNotFoundError:
+            except CorruptLogError:
                 if not view.is_retired:
                     raise
 
@@ -127,7 +127,7 @@ class Reader:
             view, published = self._cut()
             try:
                 return view.events(published, aggregate_id, min_sequence, max_sequence)
-            except FileNotFoundError:
+            except CorruptLogError:
                 if not view.is_retired:
                     raise
 
@@ -137,7 +137,7 @@ class Reader:
             view, published = self._cut()
             try:
                 return view.snapshot(published, aggregate_id)
-            except FileNotFoundError:
+            except CorruptLogError:
                 if not view.is_retired:
                     raise
 

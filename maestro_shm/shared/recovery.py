@@ -2,19 +2,22 @@
 
 Within one boot of the machine the memory outlives every process, so the published offset is law: what lies behind it
 was never acknowledged and is undone, which takes no longer in a large store. After another boot the disk may hold any
-part of what was written: the log is scanned by its CRCs, and index and positions are built anew from it.
+part of what was written: the log is scanned by its CRCs, and index and positions are built anew from it. So they are if
+somebody has removed them.
 """
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from maestro_shm.errors import CorruptLogError
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
-from maestro_shm.shared.frame import EVENT, Frame
+from maestro_shm.shared.frame import EVENT, Frame, Record
 from maestro_shm.shared.header import RETIRED
 from maestro_shm.shared.index import GrowingIndex, Index
 from maestro_shm.shared.log import START, Log
@@ -22,7 +25,7 @@ from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.positions import Positions
 
 UNFINISHED: Final = head.NAME + ".new"
-_DATA: Final = ("log", "positions", "index")
+_DATA: Final = re.compile(r"(log|positions|index)-(\d+)-\d+")
 
 
 @dataclass
@@ -42,11 +45,16 @@ class WriterFiles:
         self.header.close()
 
 
+def is_begun(directory: Path) -> bool:
+    """Whether there is a store to recover, whatever else may be missing."""
+    return (directory / head.NAME).exists()
+
+
 def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_commit_bytes: int) -> WriterFiles:
     """The files of a new incarnation, empty, under the unfinished name. Raises `StoreFullError`; leaves nothing."""
     sweep(directory, keep=incarnation - 1)
-    header = head.create(directory / UNFINISHED)
     try:
+        header = head.create(directory / UNFINISHED)
         words = header.words
         words[head.FORMAT] = head.FORMAT_VERSION
         words[head.INCARNATION] = incarnation
@@ -59,10 +67,20 @@ def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_com
         files = _begin_files(directory, header)
         words[head.MAGIC_WORD] = head.MAGIC
     except BaseException:
-        header.close()
         sweep(directory, keep=incarnation - 1)
         raise
     return files
+
+
+def create_next(directory: Path, former: memoryview) -> WriterFiles:
+    """The files of the incarnation after the one with this header, as `create` makes them."""
+    return create(
+        directory,
+        incarnation=former[head.INCARNATION] + 1,
+        epoch=former[head.EPOCH],
+        clock=former[head.CLOCK],
+        max_commit_bytes=former[head.MAX_COMMIT_BYTES],
+    )
 
 
 def publish(directory: Path) -> None:
@@ -71,151 +89,156 @@ def publish(directory: Path) -> None:
 
 
 def recover(directory: Path) -> WriterFiles:
-    """Open the files for writing. Raises `FileNotFoundError` where there are none, and `CorruptLogError`."""
-    _finish_reset(directory)
+    """Open the files for writing. Raises `CorruptLogError`, and `StoreFullError` where some have to be built anew."""
     header = head.open_header(directory, writable=True)
-    try:
-        sweep(directory, keep=header.words[head.INCARNATION])
-        if (header.words[head.BOOT_HIGH], header.words[head.BOOT_LOW]) == head.boot_id() != (0, 0):
-            return _undo_unpublished(directory, header)
-        return _rebuild(directory, header)
-    except BaseException:
-        header.close()
-        raise
+    words = header.words
+    if words[head.GENERATION] == RETIRED:
+        return _begin_anew(directory, words)
+    incarnation = words[head.INCARNATION]
+    sweep(directory, keep=incarnation)
+    log = Log(directory, incarnation, writable=True)
+    positions = Positions(directory, incarnation, writable=True)
+    log.check(words[head.PUBLISHED])
+    _discard(directory, "index", keep=_table_path(directory, words))
+    if (words[head.BOOT_HIGH], words[head.BOOT_LOW]) == head.boot_id() != (0, 0):
+        index = _undo_unpublished(directory, words, log, positions)
+    else:
+        index = _rebuild(directory, words, log, positions, least=words[head.DURABLE])
+    return WriterFiles(header, log, positions, index)
 
 
 def sweep(directory: Path, *, keep: int) -> None:
     """Remove the files of every incarnation but one, and the unfinished header. Who has them mapped keeps them."""
+    (directory / UNFINISHED).unlink(missing_ok=True)
+    for path, _, incarnation in _data_files(directory):
+        if incarnation != keep:
+            path.unlink(missing_ok=True)
+
+
+def _discard(directory: Path, kind: str, *, keep: Path | None = None) -> None:
+    """Remove the files of one kind, but for one."""
+    for path, found, _ in _data_files(directory):
+        if found == kind and path != keep:
+            path.unlink(missing_ok=True)
+
+
+def _data_files(directory: Path) -> Iterator[tuple[Path, str, int]]:
+    """The files that are ours by their names, with their kinds and incarnations."""
     for path in directory.iterdir():
-        kind, _, rest = path.name.partition("-")
-        if path.name == UNFINISHED or (kind in _DATA and rest.partition("-")[0] != str(keep)):
-            path.unlink()
+        if (match := _DATA.fullmatch(path.name)) and path.is_file():
+            yield path, match[1], int(match[2])
+
+
+def _table_path(directory: Path, words: tables.Numbers) -> Path:
+    return tables.path(directory, words[head.INCARNATION], words[head.GENERATION])
 
 
 def _begin_files(directory: Path, header: MappedFile) -> WriterFiles:
-    incarnation, generation = header.words[head.INCARNATION], header.words[head.GENERATION]
+    incarnation = header.words[head.INCARNATION]
     log = Log(directory, incarnation, writable=True)
     positions = Positions(directory, incarnation, writable=True)
-    try:
-        log.create()
-        positions.reserve(0)
-        table = Index.create(tables.path(directory, incarnation, generation), log)
-    except BaseException:
-        positions.close()
-        log.close()
-        raise
-    return WriterFiles(header, log, positions, GrowingIndex(directory, header, log, table))
+    log.create()
+    positions.reserve(0)
+    table = Index.create(_table_path(directory, header.words), log)
+    return WriterFiles(header, log, positions, GrowingIndex(directory, header.words, log, table))
 
 
-def _finish_reset(directory: Path) -> None:
-    """A server may die between the end of one incarnation and the beginning of the next, which is complete by then."""
-    try:
-        header = head.open_header(directory)
-    except FileNotFoundError:
-        return
-    retired = header.words[head.GENERATION] == RETIRED
-    header.close()
-    if retired:
-        publish(directory)
+def _begin_anew(directory: Path, retired: memoryview) -> WriterFiles:
+    """The next incarnation, empty: a server died in the midst of a reset or, with half of it done, of a `destroy`.
 
-
-def _discard_tables(directory: Path, *, keep: Path | None) -> None:
-    """Remove the generations of the index that were not published, or all."""
-    for path in directory.glob("index-*"):
-        if path != keep:
-            path.unlink()
-
-
-def _undo_unpublished(directory: Path, header: MappedFile) -> WriterFiles:
-    words = header.words
-    incarnation, published = words[head.INCARNATION], words[head.PUBLISHED]
-    log = Log(directory, incarnation, writable=True)
-    positions = Positions(directory, incarnation, writable=True)
-    try:
-        log.resume(published)
-        table_path = tables.path(directory, incarnation, words[head.GENERATION])
-        _discard_tables(directory, keep=table_path)
-        table = Index.open(table_path, log, writable=True)
-        _undo(log, table, published)
-        positions.resume(words[head.LAST_POSITION])
-        _step_back(words, log, positions, published)
-    except BaseException:
-        positions.close()
-        log.close()
-        raise
-    return WriterFiles(header, log, positions, GrowingIndex(directory, header, log, table))
-
-
-def _undo(log: Log, table: Index, published: int) -> None:
-    """Point the index back to what is published. It was only changed for frames that are whole."""
-    for frame in reversed(list(log.whole_frames(published))):
-        for record in reversed(list(log.records(frame))):
-            word = table.find(record.kind, record.key)
-            if word is not None and table.words[word] == record.offset:
-                table.words[word] = record.previous
-        log.erase(frame.offset)
-
-
-def _step_back(words: memoryview, log: Log, positions: Positions, published: int) -> None:
-    """Set the figures back to what they were after the last published commit of events."""
-    last = words[head.LAST_POSITION]
-    while last and positions.offset(last) >= published:
-        last -= 1
-    words[head.LAST_POSITION] = last
-    words[head.AGGREGATES] = log.frame_of(positions.offset(last)).aggregates if last else 0
-
-
-def _rebuild(directory: Path, header: MappedFile) -> WriterFiles:
-    words = header.words
-    incarnation = words[head.INCARNATION]
-    log = Log(directory, incarnation, writable=True)
-    log.resume(START)
-    _discard_tables(directory, keep=None)
-    for path in directory.glob("positions-*"):
-        path.unlink()
-    positions = Positions(directory, incarnation, writable=True)
-    words[head.GENERATION] = 1
-    table = Index.create(tables.path(directory, incarnation, 1), log)
-    files = WriterFiles(header, log, positions, GrowingIndex(directory, header, log, table))
-    try:
-        _replay(files)
-    except BaseException:
-        files.index.close()
-        positions.close()
-        log.close()
-        raise
-    words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
+    What there may be of a next one nobody has seen. The number rises, so that no reader of the former incarnation comes
+    upon files of this one.
+    """
+    files = create_next(directory, retired)
+    publish(directory)
+    sweep(directory, keep=files.header.words[head.INCARNATION])
     return files
 
 
-def _replay(files: WriterFiles) -> None:
-    words = files.header.words
-    end, epoch, last_position, aggregates = START, 0, 0, 0
-    files.positions.reserve(0)
-    for frame in files.log.whole_frames(START):
+def _undo_unpublished(directory: Path, words: memoryview, log: Log, positions: Positions) -> GrowingIndex:
+    table_path = _table_path(directory, words)
+    table = Index.open(table_path, log, writable=True) if table_path.exists() else None
+    _undo(words, log, table)
+    if table is None or not positions.are_there(words[head.LAST_POSITION]):
+        table_path.unlink(missing_ok=True)  # so that a rebuild which is killed begins again
+        return _rebuild(directory, words, log, positions, least=words[head.PUBLISHED])
+    log.resume(words[head.PUBLISHED])
+    positions.resume(words[head.LAST_POSITION])
+    return GrowingIndex(directory, words, log, table)
+
+
+def _undo(words: memoryview, log: Log, table: Index | None) -> None:
+    """Undo the commit that was not published, of which there is one at most. A torn one has changed nothing else.
+
+    Its place is not used again: a reader that was stopped may be on its way there, and finds the way back from it.
+    """
+    frame, records = next(log.whole_frames(words[head.PUBLISHED]), (None, ()))
+    if frame is None or frame.epoch != words[head.EPOCH]:
+        return  # what an older epoch left behind the end of a scan is none
+    if table is not None:
+        _point_back(table, records)
+    if records:  # or an earlier recovery came to here
+        new_streams = sum(record.kind == EVENT and not record.previous for record in records)
+        words[head.LAST_POSITION] = frame.first_position - 1
+        words[head.AGGREGATES] = frame.aggregates - new_streams
+        log.make_void(frame)
+    words[head.PUBLISHED] = frame.end
+
+
+def _point_back(table: Index, records: Sequence[Record]) -> None:
+    for record in reversed(records):
+        word = table.locate(tables.fingerprint(record.kind, record.key), record.offset)
+        if word is not None:
+            table.words[word] = record.previous
+
+
+def _rebuild(directory: Path, words: memoryview, log: Log, positions: Positions, *, least: int) -> GrowingIndex:
+    """Build index and positions from the log, on a draft of the header: readers go over to them when all is there."""
+    former = _table_path(directory, words)
+    _discard(directory, "positions")
+    draft = list(words)
+    draft[head.GENERATION] += 1
+    index = GrowingIndex(directory, draft, log, Index.create(_table_path(directory, draft), log))
+    _replay(draft, log, positions, index)
+    if draft[head.PUBLISHED] < least:
+        raise log.damage(draft[head.PUBLISHED], f"the log ends here, but {least:,} bytes had been stored")
+    # A reader that sees the new end must see the new table.
+    for word in (head.EPOCH, head.CLOCK, head.LAST_POSITION, head.AGGREGATES, head.GENERATION, head.PUBLISHED):
+        words[word] = draft[word]
+    index.header = words
+    former.unlink(missing_ok=True)
+    words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
+    return index
+
+
+def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingIndex) -> None:
+    end, epoch = START, 0
+    draft[head.LAST_POSITION] = draft[head.AGGREGATES] = 0
+    positions.reserve(0)
+    for frame, records in log.whole_frames(START):
         if frame.epoch < epoch:
             break  # left over from before an earlier recovery, which cut the log in front of it
-        last_position += _replay_frame(files, frame)
-        end, epoch, aggregates = frame.end, frame.epoch, frame.aggregates
-    if end < words[head.DURABLE]:
-        raise CorruptLogError(
-            str(files.header.path), end, f"the log ends here, but {words[head.DURABLE]} bytes had reached the disk"
-        )
-    files.log.resume(end)
+        if records:
+            _replay_frame(draft, positions, index, frame, records)
+        end, epoch = frame.end, frame.epoch
+    log.resume(end)
     # The header's page may have reached the disk before the log's.
-    words[head.EPOCH] = max(words[head.EPOCH], epoch)
-    words[head.LAST_POSITION], words[head.AGGREGATES], words[head.PUBLISHED] = last_position, aggregates, end
+    draft[head.EPOCH] = max(draft[head.EPOCH], epoch)
+    draft[head.PUBLISHED] = end
 
 
-def _replay_frame(files: WriterFiles, frame: Frame) -> int:
-    records = list(files.log.records(frame))
-    files.index.reserve(len(records))
-    events = [record for record in records if record.kind == EVENT]
-    if events:
-        files.positions.reserve(events[-1].position)
+def _replay_frame(
+    draft: list[int], positions: Positions, index: GrowingIndex, frame: Frame, records: Sequence[Record]
+) -> None:
+    newest: defaultdict[int, dict[bytes, int]] = defaultdict(dict)
     for record in records:
-        files.index.put(record.kind, record.key, record.offset, None)
-        files.header.words[head.CLOCK] = max(files.header.words[head.CLOCK], record.timestamp)
-    if events:
-        files.positions.put(events[0].position, [event.offset for event in events])
-    return len(events)
+        newest[record.kind][record.key] = record.offset
+    index.reserve(sum(not record.previous for record in records))
+    for kind, offsets in newest.items():
+        tables.store(index.claim(kind, offsets), offsets.values())
+    if events := [record for record in records if record.kind == EVENT]:
+        positions.reserve(events[-1].position)
+        positions.put(events[0].position, [event.offset for event in events])
+    draft[head.LAST_POSITION] += len(events)
+    draft[head.AGGREGATES] = frame.aggregates
+    draft[head.CLOCK] = max(draft[head.CLOCK], *(record.timestamp for record in records))

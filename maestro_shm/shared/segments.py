@@ -12,7 +12,7 @@ LARGEST_STEP: Final = 16 << 20
 
 
 class Segments:
-    """The segments of one growing file, by number. A reader opens them as it needs them, the writer adds them."""
+    """The segments of one growing file, by number. Each is mapped when it is first needed."""
 
     def __init__(self, directory: Path, prefix: str, bits: int, *, first_step: int, writable: bool) -> None:
         self.size: Final = 1 << bits
@@ -21,29 +21,30 @@ class Segments:
         self._first_step = first_step
         self._writable = writable
         self._allocated_end = 0
-        self.files: list[MappedFile] = []
+        self.files: Final[dict[int, MappedFile]] = {}
 
     def path(self, number: int) -> Path:
         """The path of a segment."""
         return self._directory / f"{self._prefix}-{number:06d}"
 
-    def open_up_to(self, number: int) -> None:
-        """Map the segments up to this one, which exists."""
-        while len(self.files) <= number:
-            self.files.append(MappedFile.open(self.path(len(self.files)), writable=self._writable))
+    def open(self, number: int) -> MappedFile:
+        """A segment, mapped. Raises `FileNotFoundError`.
+
+        Threads may do this at once: the first one's mapping stays, the other's goes with its last reference.
+        """
+        known = self.files.get(number)
+        return known or self.files.setdefault(number, MappedFile.open(self.path(number), writable=self._writable))
+
+    def missing(self, end: int) -> Path | None:
+        """The first segment below this address that is not there in its full size, if there is one."""
+        numbers = range(-(-end // self.size))
+        return next((self.path(number) for number in numbers if not self._is_whole(number)), None)
 
     def resume(self, end: int) -> None:
-        """Map all the segments that there are, as a new writer that goes on at this address.
-
-        What lies below was written and so has its space. A segment of another size was left by a writer that died
-        while it made it; nothing is in it.
-        """
-        while (path := self.path(len(self.files))).exists():
-            if path.stat().st_size != self.size:
-                path.unlink()
-                break
-            self.open_up_to(len(self.files))
-        self._allocated_end = min(end & -PAGE, len(self.files) * self.size)
+        """Go on at this address, as a new writer. What lies below was written, and so has its space by whole pages."""
+        self._allocated_end = _pages(end)
+        if end % self.size:
+            self.open(end // self.size)
 
     def reserve(self, end: int) -> None:
         """Make sure that everything below this address may be written to. Raises `StoreFullError`.
@@ -68,14 +69,22 @@ class Segments:
 
     def close(self) -> None:
         """Unmap all the segments."""
-        for file in self.files:
+        for file in self.files.values():
             file.close()
 
     def _allocate(self, number: int, start: int, stop: int) -> None:
-        if number < len(self.files):
-            self.files[number].allocate(start, stop)
+        if start:
+            self.open(number).allocate(start, stop)
         else:
-            self.files.append(MappedFile.create(self.path(number), self.size, stop))
+            # One that is there was left by a writer that died before it came to use it.
+            self.path(number).unlink(missing_ok=True)
+            self.files[number] = MappedFile.create(self.path(number), self.size, stop)
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            return self.path(number).stat().st_size == self.size
+        except FileNotFoundError:
+            return False
 
 
 def _pages(size: int) -> int:
