@@ -13,8 +13,14 @@ import pytest
 from books import CAP, Books, commit, events, files_of, leave_unpublished, pretend_reboot, twin_keys, word
 from processes import killed_at_line
 
+import maestro_shm as ms
+from maestro_shm import validation
+from maestro_shm.clock import MAX_TIMESTAMP
 from maestro_shm.errors import (
     CorruptLogError,
+    InvalidEventError,
+    SequenceConflictError,
+    StoreError,
     StoreFullError,
     StoreUnavailableError,
 )
@@ -414,3 +420,70 @@ def test_after_a_reset_whose_sweeping_failed_commits_go_into_the_new_files(
     books.reopen()
     books.check()
     assert files_of(books.directory, "log") == ["log-2-000000"]
+
+
+# Rows that no honest client sends
+
+GOOD = validation.pack_events([ms.Event("x", 1, "type", None)], CAP)[0].payload
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("known", 5, None, GOOD),
+        ("known", -1, None, GOOD),
+        ("new", -1, None, GOOD),
+        ("new", True, None, GOOD),
+        ("new", 1.5, None, GOOD),
+        ("new", "1", None, GOOD),
+        ("new", None, None, GOOD),
+        ("new", 2**63, None, GOOD),
+        ("new", 2**64, None, GOOD),
+        ("new", 1, -1, GOOD),
+        ("new", 1, True, GOOD),
+        ("new", 1, 1.5, GOOD),
+        ("new", 1, MAX_TIMESTAMP + 1, GOOD),
+        ("new", 1, 2**64, GOOD),
+        ("new", 1, None, "text"),
+        ("new", 1, None, None),
+        ("", 1, None, GOOD),
+        ("k" * 65_536, 1, None, GOOD),
+        ("\udc80", 1, None, GOOD),
+        (b"bytes", 1, None, GOOD),
+        (None, 1, None, GOOD),
+    ],
+    ids=lambda row: repr(row[:3])[-40:],
+)
+def test_a_row_that_breaks_a_rule_is_refused_and_changes_nothing(books: Books, row: Any) -> None:
+    books.commit(("known", 5, None))
+    before = (books.directory / head.NAME).read_bytes()
+    wanted = SequenceConflictError if row[:2] == ("known", 5) else InvalidEventError
+    with pytest.raises(wanted):
+        books.journal.commit_events(bytes(16), [("fine", 1, None, GOOD), row], resent=False)
+    if row[2] is None and row[1] != 5:
+        with pytest.raises(InvalidEventError):
+            books.journal.commit_snapshot(bytes(16), row[0], row[1], row[3], resent=False)
+    assert (books.directory / head.NAME).read_bytes() == before
+    books.commit(("known", 6, None), ("new", 1, None), ("k" * 65_535, 2**63 - 1, None))
+    books.check()
+    books.reopen()
+    books.check()
+
+
+@pytest.mark.parametrize("commit_id", [b"", b"x" * 15, b"x" * 17, "x" * 16, None, 5])
+def test_a_commit_id_of_another_length_is_refused(books: Books, commit_id: Any) -> None:
+    for resent in (False, True):
+        with pytest.raises(StoreError, match="a commit id must be 16 bytes"):
+            books.journal.commit_events(commit_id, [("a", 1, None, GOOD)], resent)
+        with pytest.raises(StoreError, match="a commit id must be 16 bytes"):
+            books.journal.commit_snapshot(commit_id, "a", 1, GOOD, resent)
+    books.commit(("a", 1, None))
+    books.check()
+
+
+def test_the_largest_timestamp_leaves_the_clock_room(books: Books) -> None:
+    books.journal.commit_events(bytes(16), [("a", 1, MAX_TIMESTAMP, GOOD)], resent=False)
+    for sequence in range(2, 5):
+        commit(books.journal, ("a", sequence, None))
+    books.reopen()
+    commit(books.journal, ("a", 5, None))

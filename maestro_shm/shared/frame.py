@@ -37,6 +37,7 @@ _FRAME_START: Final = struct.Struct("<II")
 _FRAME_REST: Final = struct.Struct("<16sQQII")
 _RECORD_REST: Final = struct.Struct("<IQQQQIHH")
 
+COMMIT_ID_BYTES: Final = 16
 MAX_KEY_BYTES: Final = 2**16 - 1
 SKIP: Final = 2**32 - 1
 """In place of a frame's length: nothing more in this segment, go on in the next."""

@@ -14,12 +14,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from maestro_shm.clock import HybridClock
-from maestro_shm.errors import InvalidEventError, SequenceConflictError, StoreUnavailableError
+from maestro_shm.clock import MAX_TIMESTAMP, HybridClock
+from maestro_shm.errors import (
+    InvalidEventError,
+    SequenceConflictError,
+    StoreError,
+    StoreUnavailableError,
+    shown,
+)
+from maestro_shm.records import MAX_SEQUENCE
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
-from maestro_shm.shared.frame import EVENT, SNAPSHOT, Frame
+from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, MAX_KEY_BYTES, SNAPSHOT, Frame
 from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
@@ -115,7 +122,7 @@ class Journal:
         self._check_may_write()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
-        if resent and (frame := self._frame_of(EVENT, rows[0][0].encode(), rows[0][1], commit_id)):
+        if resent and (frame := self._frame_of(EVENT, _key(rows[0][0]), rows[0][1], commit_id)):
             return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
         first_position = self._words[LAST_POSITION] + 1
         draft = self._draft(lambda offset: self._draft_events(rows, first_position, offset))
@@ -127,10 +134,12 @@ class Journal:
     ) -> bool:
         """Store the snapshot iff it is newer than the stored one, and say whether it was. Raises `StoreFullError`."""
         self._check_may_write()
-        key = aggregate_id.encode()
+        key = _key(aggregate_id)
         before = self._head(SNAPSHOT, key)
-        if sequence <= before[2]:
+        if type(sequence) is int and 0 <= sequence <= before[2]:
             return bool(resent) and self._frame_of(SNAPSHOT, key, sequence, commit_id) is not None
+        if (error := _refusal(key, before[2], (aggregate_id, sequence, None, payload))) is not None:
+            raise error
         draft = self._draft(lambda offset: self._draft_snapshot(key, before, sequence, payload, offset))
         self._append(draft, commit_id, self._words[LAST_POSITION] + 1, 0)
         return True
@@ -211,11 +220,18 @@ class Journal:
         draft = _Draft(EVENT, offset)
         heads, clock = draft.heads, self._clock
         clock.last = self._words[CLOCK]  # a draft that is given up leaves no trace
-        for position, (aggregate_id, sequence, given, payload) in enumerate(rows, first_position):
-            key = aggregate_id.encode()
+        for position, row in enumerate(rows, first_position):
+            aggregate_id, sequence, given, payload = row
+            key = _key(aggregate_id)
             before = heads.get(key) or self._head(EVENT, key)
-            if sequence <= before[2]:
-                raise SequenceConflictError(aggregate_id, sequence, before[2])
+            if (
+                type(sequence) is not int
+                or not before[2] < sequence <= MAX_SEQUENCE
+                or type(payload) is not bytes
+                or given is not None
+                or not before[1]  # a new key
+            ) and (error := _refusal(key, before[2], row)) is not None:
+                raise error
             timestamp = clock.tick() if given is None else clock.observe(given)
             draft.add(key, before, sequence, position, timestamp, payload)
         return draft
@@ -227,6 +243,8 @@ class Journal:
         return draft
 
     def _append(self, draft: _Draft, commit_id: bytes, first_position: int, events: int) -> None:
+        if type(commit_id) is not bytes or len(commit_id) != COMMIT_ID_BYTES:
+            raise InvalidEventError(f"a commit id must be {COMMIT_ID_BYTES} bytes, not {shown(commit_id)}")
         words, files = self._words, self._files
         last_position = first_position + events - 1
         aggregates = words[AGGREGATES] + (draft.new_keys if events else 0)
@@ -271,3 +289,28 @@ class Journal:
         for (key, (_, offset, sequence)), word in zip(list(draft.heads.items()), claimed, strict=True):
             draft.heads[key] = word, offset, sequence
         return following
+
+
+def _key(aggregate_id: str) -> bytes:
+    try:
+        return aggregate_id.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise InvalidEventError(f"an aggregate id must be a str of valid Unicode, not {shown(aggregate_id)}") from None
+
+
+def _refusal(key: bytes, last: int, row: Row) -> StoreError | None:
+    """Why a record cannot follow on this sequence number, or None. Clients check too; the journal trusts none."""
+    aggregate_id, sequence, given, payload = row
+    if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
+        reason = f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {shown(sequence)}"
+    elif sequence <= last:
+        return SequenceConflictError(aggregate_id, sequence, last)
+    elif not 0 < len(key) <= MAX_KEY_BYTES:
+        reason = f"its aggregate id must have 1 to {MAX_KEY_BYTES} bytes, not {len(key)}"
+    elif type(payload) is not bytes:
+        reason = f"its payload must be bytes, not {shown(payload)}"
+    elif given is not None and (type(given) is not int or not 0 <= given <= MAX_TIMESTAMP):
+        reason = f"its timestamp must be None or an int from 0 to {MAX_TIMESTAMP}, not {shown(given)}"
+    else:
+        return None
+    return InvalidEventError(reason, aggregate_id, sequence)
