@@ -31,8 +31,20 @@ _Head = tuple[int, int, int]
 """The word of the index that points to a stream's newest record, that record's offset, and its sequence."""
 
 
+class _NoWords:
+    """In place of a header's words once the reader is closed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __getitem__(self, number: int) -> int:
+        raise StoreClosedError(str(self._directory))
+
+
 class _View:
     """The mapped files as they are for one generation of the index, and what was learnt of them."""
+
+    words: memoryview | _NoWords
 
     def __init__(self, header: MappedFile, log: Log, index: Index, generation: int) -> None:
         self.header = header
@@ -100,15 +112,23 @@ class _View:
         return Snapshot(aggregate_id, sequence, codec.unpack(payload)[0])
 
 
+class _ClosedView(_View):
+    """In place of a closed reader's view: everything begins with a look at the words."""
+
+    def __init__(self, directory: Path) -> None:
+        self.words = _NoWords(directory)
+
+
 class Reader:
     """Reads of one store in one process. Threads may share it, and it goes on working after a fork.
 
-    A segment is mapped when it is first read, and a reset may have removed it by then: the read begins again on the
-    new files. (Written out three times, since a call in between would cost a freshness check a third of its time.)
+    A segment is mapped when it is first read, and a reset may have removed it by then: the read begins again on the new
+    files. (Written out three times, since a call in between would cost a freshness check a third of its time.)
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._closed: _ClosedView | None = None
         self._view = self._open()
 
     def last_sequence(self, aggregate_id: str) -> int | None:
@@ -148,7 +168,7 @@ class Reader:
             "events": words[head.LAST_POSITION],
             "aggregates": words[head.AGGREGATES],
             "last_position": words[head.LAST_POSITION],
-            "bytes": sum(path.stat().st_blocks * 512 for path in self._directory.iterdir()),
+            "bytes": sum(map(_allocated_bytes, self._directory.iterdir())),
             "server_pid": words[head.SERVER_PID],
             "epoch": words[head.EPOCH],
             "clients": words[head.CLIENTS],
@@ -164,11 +184,8 @@ class Reader:
         return self._view.is_retired and not (self._directory / head.NAME).exists()
 
     def close(self) -> None:
-        """Unmap everything; reads raise `ValueError` from now on."""
-        view = self._view
-        view.index.close()
-        view.log.close()
-        view.header.close()
+        """Let go of the files, which end with the last read that is under way; later ones raise `StoreClosedError`."""
+        self._closed = self._view = _ClosedView(self._directory)
 
     def _cut(self) -> tuple[_View, int]:
         view = self._view
@@ -186,7 +203,9 @@ class Reader:
             self._view = _open_index(self._directory, view.header, view.log)
         except FileNotFoundError:
             self._view = self._open()
-        # The former view is not closed here: another thread may be reading in it. It goes with its last reference.
+        # The former view is not unmapped here: another thread may be reading in it. It goes with its last reference.
+        if self._closed is not None:  # by another thread, just before a view was put in its place
+            self._view = self._closed
         return self._view
 
     def _open(self) -> _View:
@@ -201,10 +220,17 @@ class Reader:
                 log = Log(self._directory, header.words[head.INCARNATION], writable=False)
                 return _open_index(self._directory, header, log)
             except FileNotFoundError:
-                header.close()
+                pass
             if time.monotonic() > deadline:
                 raise StoreUnavailableError(str(self._directory), "its server died while it reset or destroyed it")
             time.sleep(0.001)
+
+
+def _allocated_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:  # a generation of the index that was replaced this moment, a socket
+        return 0
 
 
 def _open_index(directory: Path, header: MappedFile, log: Log) -> _View:
