@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +31,17 @@ def commit(store: ms.Store, sequence: int) -> None:
     store.commit_events([ms.Event("a", sequence, "made", None)])
 
 
-def test_a_server_runs_the_package_of_its_client_whatever_else_is_installed(path: Path, tmp_path: Path) -> None:
+def other_package(tmp_path: Path, addition: str) -> Path:
+    """A copy of the package, whose server runs some more code when it starts."""
     package = tmp_path / "other" / "maestro_shm"
     shutil.copytree(Path(ms.__file__).parent, package)
     with (package / "shared" / "process.py").open("a") as program:
-        program.write(f"\nopen({str(tmp_path / 'started')!r}, 'w').write(__file__)\n")
+        program.write(textwrap.dedent(addition))
+    return package
+
+
+def test_a_server_runs_the_package_of_its_client_whatever_else_is_installed(path: Path, tmp_path: Path) -> None:
+    package = other_package(tmp_path, f"open({str(tmp_path / 'started')!r}, 'w').write(__file__)")
     said = output_of(
         """
         import sys
@@ -47,6 +54,51 @@ def test_a_server_runs_the_package_of_its_client_whatever_else_is_installed(path
     )
     assert said == ""
     assert (tmp_path / "started").read_text() == str(package / "shared" / "process.py")
+
+
+FAIL_ONCE = """
+from maestro_shm.shared.positions import Positions
+
+put = Positions.put
+
+def fail_once(self, first_position, offsets):
+    if first_position == 3 and not os.path.exists({flag!r}):
+        open({flag!r}, "w").close()
+        raise OSError("out of order")
+    put(self, first_position, offsets)
+
+Positions.put = fail_once
+"""
+
+
+def test_a_server_that_breaks_off_in_the_midst_of_a_commit_leaves_and_its_successor_undoes_it(
+    path: Path, tmp_path: Path
+) -> None:
+    package = other_package(tmp_path, FAIL_ONCE.format(flag=str(tmp_path / "failed")))
+    said = output_of(
+        """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import maestro_shm as ms
+
+        def commit(*keys):
+            store.commit_events([ms.Event(key, 1, "made", None) for key in keys])
+
+        with ms.connect(sys.argv[2]) as store:
+            commit("a", "b")
+            server = store.stats()["server_pid"]
+            try:
+                commit("c", "d")
+            except ms.StoreUnavailableError as error:
+                print("server.log" in str(error), "out of order" in str(error))
+            print(store.last_sequence("c"), store.stats()["events"])
+            commit("d", "c")
+            print(store.get_events("c")[0].position, store.stats()["events"], store.stats()["server_pid"] != server)
+        """,
+        package.parent,
+        path,
+    )
+    assert said.splitlines() == ["True True", "None 2", "4 4 True"]
 
 
 def fake_python(tmp_path: Path, script: str) -> Path:

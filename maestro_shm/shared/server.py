@@ -205,13 +205,15 @@ class LoopServer(managers.Server):
             return wire.pack_error(number, InvalidEventError(f"the server cannot read this: {error}"))
         except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
             self._complaints.about_exception()
+            if self.journal.is_broken:
+                self._leave()
             reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
             return wire.pack_error(number, StoreUnavailableError(str(self.journal.directory), reason))
 
     def _do_chores(self, now: float) -> None:
         for peer in [peer for peer in self._peers if not peer.is_known and now > peer.deadline]:
             self._drop(peer)
-        if not self._holds_directory():
+        if self.journal.is_broken or not self._holds_directory():
             self._leave()
         elif self._settings.creator is None:
             if not self._peers and now - self._idle_since > self._settings.idle_timeout:
