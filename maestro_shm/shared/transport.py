@@ -102,7 +102,14 @@ class Line:
                 pass
 
     def close(self) -> None:
-        """Hang up; in a forked child this leaves the parent's connection alone."""
+        """Hang up, for the server at once, even if a process that was forked this moment has a copy still."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # closed already, or by the server
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+
+    def forget(self) -> None:
+        """Close this process's copy only, as a forked child does with its parent's lines."""
         if self._socket is not None:
             self._socket.close()
 
@@ -162,7 +169,7 @@ _lines: weakref.WeakSet[Line] = weakref.WeakSet()
 def _close_after_fork() -> None:
     """A child must not keep its parent's lines open: the server would count the parent as a client for ever."""
     for line in list(_lines):
-        line.close()
+        line.forget()
 
 
 os.register_at_fork(after_in_child=_close_after_fork)
