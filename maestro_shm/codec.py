@@ -35,11 +35,6 @@ _NO_STACK: Final = "cannot be packed so deep in the call stack"
 
 
 _EVENT_FIELDS: Final = ("type", "body", "metadata")
-_new: Final = object.__new__
-_set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = (
-    Event.__dict__[name].__set__
-    for name in ("aggregate_id", "sequence", "type", "body", "timestamp", "position", "metadata")
-)
 
 
 class UnstorableError(ValueError):
@@ -83,20 +78,9 @@ def pack_body(body: Any) -> bytes:
 
 
 def unpack_event(aggregate_id: str, sequence: int, timestamp: int, position: int, packed: bytes) -> Event:
-    """The event as it was committed.
-
-    It goes past the dataclass's `__init__`, which a frozen class makes slow (1.2 µs against 0.5 µs), to the slots.
-    """
+    """The event as it was committed."""
     kind, body, metadata = msgpack.unpackb(packed, ext_hook=_from_extension, strict_map_key=False)
-    event = _new(Event)
-    _set_aggregate_id(event, aggregate_id)
-    _set_sequence(event, sequence)
-    _set_type(event, kind)
-    _set_body(event, body)
-    _set_timestamp(event, timestamp)
-    _set_position(event, position)
-    _set_metadata(event, metadata)
-    return event
+    return Event(aggregate_id, sequence, kind, body, timestamp, position, metadata)
 
 
 def _check(value: Any, depth: int) -> None:

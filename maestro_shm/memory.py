@@ -50,10 +50,10 @@ class MemoryStore(Store):
         packed = validation.pack_events(events, self._max_commit_bytes)
         with self._lock:
             self._check_open()
-            for event in packed:
-                self._check_sequence(event)
-            stored = [self._append(event) for event in packed]
-        return [_unpack(event.aggregate_id, new) for event, new in zip(packed, stored, strict=True)]
+            for aggregate_id, sequence, _, _ in packed:
+                self._check_sequence(aggregate_id, sequence)
+            stored = [self._append(*event) for event in packed]
+        return [_unpack(event[0], new) for event, new in zip(packed, stored, strict=True)]
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
@@ -139,19 +139,15 @@ class MemoryStore(Store):
         if self._closed:
             raise StoreClosedError(self.target)
 
-    def _check_sequence(self, event: validation.PackedEvent) -> None:
-        stream = self._streams.get(event.aggregate_id)
-        if stream and event.sequence <= stream[-1].sequence:
-            raise SequenceConflictError(event.aggregate_id, event.sequence, stream[-1].sequence)
+    def _check_sequence(self, aggregate_id: str, sequence: int) -> None:
+        stream = self._streams.get(aggregate_id)
+        if stream and sequence <= stream[-1].sequence:
+            raise SequenceConflictError(aggregate_id, sequence, stream[-1].sequence)
 
-    def _append(self, event: validation.PackedEvent) -> _StoredEvent:
+    def _append(self, aggregate_id: str, sequence: int, given: int | None, payload: bytes) -> _StoredEvent:
         self._position += 1
-        timestamp = event.timestamp
-        if timestamp is None:
-            timestamp = self._clock.tick()
-        else:
-            self._clock.observe(timestamp)
-        stored = _StoredEvent(event.sequence, timestamp, self._position, event.payload)
-        self._streams.setdefault(event.aggregate_id, []).append(stored)
-        self._bytes += validation.record_size(event.aggregate_id, event.payload)
+        timestamp = self._clock.tick() if given is None else self._clock.observe(given)
+        stored = _StoredEvent(sequence, timestamp, self._position, payload)
+        self._streams.setdefault(aggregate_id, []).append(stored)
+        self._bytes += validation.record_size(aggregate_id, payload)
         return stored

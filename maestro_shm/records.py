@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 MAX_SEQUENCE: Final = 2**63 - 1
 """The largest sequence number that a store accepts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Event:
     """Something that happened to one aggregate.
 
@@ -25,6 +25,31 @@ class Event:
     timestamp: int | None = None
     position: int | None = None
     metadata: Mapping[str, Any] | None = None
+
+    # The `__init__` of a frozen dataclass asks `object` to set each field by its name, which takes twice the time
+    # (0.8 µs): of a read of five events a sixth.
+    def __init__(
+        self,
+        aggregate_id: str,
+        sequence: int,
+        type: str,  # noqa: A002 (public name)
+        body: Any,
+        timestamp: int | None = None,
+        position: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        _set_aggregate_id(self, aggregate_id)
+        _set_sequence(self, sequence)
+        _set_type(self, type)
+        _set_body(self, body)
+        _set_timestamp(self, timestamp)
+        _set_position(self, position)
+        _set_metadata(self, metadata)
+
+
+_set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = (
+    Event.__dict__[field.name].__set__ for field in fields(Event)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -424,7 +424,7 @@ def test_after_a_reset_whose_sweeping_failed_commits_go_into_the_new_files(
 
 # Rows that no honest client sends
 
-GOOD = validation.pack_events([ms.Event("x", 1, "type", None)], CAP)[0].payload
+GOOD = validation.pack_events([ms.Event("x", 1, "type", None)], CAP)[0][3]
 
 
 @pytest.mark.parametrize(

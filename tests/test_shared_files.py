@@ -200,7 +200,7 @@ def test_events_go_on_behind_a_commit_that_fills_its_segment_to_the_end(tmp_path
         for number in (1, 2):
             books.commit(("big", number, b"x" * (31 << 20)))
         room = SEGMENT_SIZE - word(tmp_path, head.PUBLISHED)
-        around = len(validation.pack_events([ms.Event("big", 3, "type", b"x" * (1 << 20))], CAP * 2)[0].payload) - CAP
+        around = len(validation.pack_events([ms.Event("big", 3, "type", b"x" * (1 << 20))], CAP * 2)[0][3]) - CAP
         body = b"x" * (room - frames.FRAME_HEADER.size - frames.RECORD_HEADER.size - len("big") - around)
         books.commit(("big", 3, body))
         assert word(tmp_path, head.PUBLISHED) == SEGMENT_SIZE
@@ -546,7 +546,7 @@ def test_an_older_frame_behind_the_end_of_a_scan_is_no_commit_to_undo(books: Boo
     books.streams = {"a": [(1, "x" * 50)]}
     books.reboot()
     # A snapshot of the length of the lost event: the third one's frame now lies right behind the end.
-    size = len(validation.pack_events([ms.Event("a", 2, "type", "x" * 50)], CAP)[0].payload)
+    size = len(validation.pack_events([ms.Event("a", 2, "type", "x" * 50)], CAP)[0][3])
     body = next("y" * n for n in range(100) if len(validation.pack_snapshot(ms.Snapshot("a", 1, "y" * n), CAP)) == size)
     books.snapshot("a", 1, body)
     assert word(books.directory, head.PUBLISHED) == ends[1]
