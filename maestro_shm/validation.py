@@ -19,8 +19,8 @@ _PLAIN: Final = (int, bool, float, str, type(None))
 
 
 PackedEvent = tuple[str, int, int | None, bytes]
-"""A valid event, ready to be stored: aggregate id, sequence, timestamp if one was given, and a payload that is opaque to
-whoever stores it. (As a `NamedTuple` it would make packing a tenth slower.)"""
+"""A valid event, ready to be stored: aggregate id, sequence, timestamp if one was given, and a payload that is opaque
+to whoever stores it. (As a `NamedTuple` it would make packing a tenth slower.)"""
 
 
 def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:

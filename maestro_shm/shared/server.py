@@ -30,8 +30,6 @@ from maestro_shm.shared.watch import Watch
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
-_WATCH: Final = 100e-6
-"""Seconds to watch for a further request before sleeping."""
 
 
 class LoopServer(managers.Server):
@@ -57,7 +55,7 @@ class LoopServer(managers.Server):
         self._message_limit = self.journal.max_commit_bytes + wire.OVERHEAD
         self._peers: set[Peer] = set()
         self._complaints = Complaints()
-        self._watch = Watch(_WATCH)
+        self._watch = Watch()
         self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
         self._idle_since = self._chores_due = time.monotonic()
         self._sees_creator = False

@@ -25,8 +25,6 @@ from maestro_shm.shared.watch import Watch
 
 SERIALIZER: Final = "maestro"
 _RECEIVED_AT_ONCE: Final = 1 << 16
-_WATCH: Final = 60e-6
-"""Seconds that a client watches for its reply before it sleeps."""
 _CONNECT_PAUSE: Final = 0.002
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 """A program may have SIGPIPE at its default; that the server is gone must not end it."""
@@ -75,7 +73,7 @@ class Line:
         """
         self._socket = self._connection = _connect(address, deadline)
         _lines.add(self)
-        self._watch = Watch(_WATCH)
+        self._watch = Watch()
         self._arrival = select.poll()
         self._arrival.register(self._connection, select.POLLIN)
         self._inbox = wire.Inbox(handshake.MAX_MESSAGE_BYTES)

@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+_SECONDS: Final = 200e-6
+"""How long a watch lasts: longer than the other side takes to wake up and to answer. With 60 and 100 µs both sides could
+fall asleep for good, since each one's trials ended just before the other was there."""
 _MOST_VAIN: Final = 6
 
 _Seen = TypeVar("_Seen")
@@ -18,10 +21,9 @@ _give_way: Final[Callable[[], Any]] = getattr(os, "sched_yield", lambda: time.sl
 
 
 class Watch:
-    """The habit of one who waits: `seconds` bounds each watch."""
+    """The habit of one who waits."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._vain = 0
         self._left_out = 0
 
@@ -30,7 +32,7 @@ class Watch:
         if self._left_out:
             self._left_out -= 1
             return None
-        end = time.perf_counter() + self._seconds
+        end = time.perf_counter() + _SECONDS
         while time.perf_counter() < end:
             if seen := look():
                 self._vain = 0
