@@ -27,7 +27,7 @@ class Event:
     metadata: Mapping[str, Any] | None = None
 
     # The `__init__` of a frozen dataclass asks `object` to set each field by its name, which takes twice the time
-    # (0.8 µs): of a read of five events a sixth.
+    # (0.8 µs).
     def __init__(
         self,
         aggregate_id: str,
@@ -47,9 +47,9 @@ class Event:
         _set_metadata(self, metadata)
 
 
-_set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = (
-    Event.__dict__[field.name].__set__ for field in fields(Event)
-)
+EVENT_SETTERS: Final = tuple(Event.__dict__[field.name].__set__ for field in fields(Event))
+"""What sets the fields of a new event, in their order; for who makes very many of them."""
+_set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = EVENT_SETTERS
 
 
 @dataclass(frozen=True, slots=True)

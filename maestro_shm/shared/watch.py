@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 _SECONDS: Final = 200e-6
-"""How long a watch lasts: longer than the other side takes to wake up and to answer. With 60 and 100 µs both sides could
-fall asleep for good, since each one's trials ended just before the other was there."""
+"""How long a watch lasts: longer than the other side takes to wake up and to answer. With 60 and 100 µs both sides
+could fall asleep for good, since each one's trials ended just before the other was there."""
 _MOST_VAIN: Final = 6
 
 _Seen = TypeVar("_Seen")
