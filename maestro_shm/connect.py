@@ -50,7 +50,10 @@ def destroy(target: str | os.PathLike[str], *, timeout: float = options.DEFAULT_
     Raises `StoreUnavailableError` if there is none, or if somebody is connected to it.
     """
     deadline = time.monotonic() + options.timeout(timeout)
-    election.end(path_of(_name(target)), "destroy", deadline)
+    name = _name(target)
+    if name == MemoryStore.target:
+        raise StoreUnavailableError(name, "a memory: store ends when it is closed, and has no directory to destroy")
+    election.end(path_of(name), "destroy", deadline)
 
 
 def _name(target: str | os.PathLike[str] | bytes) -> str:

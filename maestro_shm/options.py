@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, TypeGuard
 
 from maestro_shm.errors import shown
@@ -37,8 +38,10 @@ def timeout(seconds: object) -> float:
 
 def idle_timeout(seconds: object) -> float:
     """How long a server without clients stays; `math.inf` for always. Raises `ValueError`."""
-    if not _is_number(seconds) or not seconds >= 0:
-        raise ValueError(f"idle_timeout must be a number of seconds from 0 up, or math.inf, not {shown(seconds)}")
+    if not _is_number(seconds) or not 0 <= seconds <= math.inf or math.inf > seconds > LONGEST_TIMEOUT:
+        raise ValueError(
+            f"idle_timeout must be a number of seconds from 0 to 1,000,000, or math.inf, not {shown(seconds)}"
+        )
     return seconds
 
 

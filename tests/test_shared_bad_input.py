@@ -184,7 +184,7 @@ def test_a_timeout_that_is_no_time_is_refused(path: Path, seconds: Any) -> None:
 
 @pytest.mark.parametrize("seconds", [seconds for seconds in BAD_SECONDS if seconds is not None])
 def test_an_idle_timeout_that_is_no_time_is_refused(path: Path, seconds: Any) -> None:
-    with pytest.raises(ValueError, match="idle_timeout must be a number of seconds from 0 up"):
+    with pytest.raises(ValueError, match="idle_timeout must be a number of seconds from 0 to"):
         ms.connect(path, idle_timeout=seconds)
     assert not path.exists()
 

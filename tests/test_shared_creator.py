@@ -44,6 +44,12 @@ def test_a_process_of_another_namespace_counts_as_alive() -> None:
     assert creators.is_alive(f"{2**22 + 1}-1-1")
 
 
+def test_the_end_of_another_process_than_the_one_meant_is_not_waited_for(sleeper: subprocess.Popen[bytes]) -> None:
+    pid, started, namespace = creators.identity(sleeper.pid).split("-")
+    assert creators.watch(f"{pid}-{int(started) - 1}-{namespace}") is None
+    assert creators.watch(f"{pid}-{started}-1") is None
+
+
 def test_a_process_that_cannot_be_looked_at_counts_as_alive(
     sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +73,8 @@ def test_the_end_of_a_process_can_be_waited_for(sleeper: subprocess.Popen[bytes]
         os.close(descriptor)
 
 
-@pytest.mark.parametrize("name", [None, 5, "", "5", "5-6", "x-1-1", "5-6-7-8", "-1-2-3", "5-6-7\n"])
+@pytest.mark.parametrize(
+    "name", [None, 5, "", "5", "5-6", "x-1-1", "5-6-7-8", "-1-2-3", "5-6-7\n", "99999999999-1-1", "\u0665-1-1"]
+)
 def test_what_is_no_name_of_a_process_is_told_apart(name: object) -> None:
     assert not creators.is_identity(name)

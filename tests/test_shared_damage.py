@@ -31,7 +31,7 @@ from maestro_shm.shared import recovery
 from maestro_shm.shared.frame import EVENT
 from maestro_shm.shared.index import Index
 from maestro_shm.shared.journal import Journal
-from maestro_shm.shared.log import SEGMENT_SIZE
+from maestro_shm.shared.log import SEGMENT_SIZE, Log
 from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.reader import Reader
 
@@ -67,6 +67,38 @@ def test_a_missing_file_beside_the_log_is_built_anew(books: Books, kind: str) ->
     books.check()
     books.commit(("all", 1_000, None), ("new", 1, None))
     books.check()
+
+
+@pytest.mark.parametrize("size", [0, 8, 16, 12 << 10, (1024 + 1) * 16])
+def test_an_index_that_was_cut_is_built_anew(books: Books, size: int) -> None:
+    for number in range(700):  # so that it has grown once, to 2,048 slots
+        books.commit((f"key-{number}", 1, number))
+    (table,) = files_of(books.directory, "index")
+    assert (books.directory / table).stat().st_size > size
+    os.truncate(books.directory / table, size)
+    books.journal.close()
+    books.journal = Journal.open(books.directory, max_commit_bytes=CAP)
+    books.reader = Reader(books.directory)
+    books.check()
+
+
+def test_the_disk_knows_an_epoch_before_any_frame_carries_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk: list[int] = []
+    written: list[int] = []
+    write = Log.write
+
+    def note_write(log: Log, *arguments: Any) -> None:
+        written.append(on_disk[-1])
+        write(log, *arguments)
+
+    monkeypatch.setattr(MappedFile, "flush", lambda file: on_disk.append(file.words[head.EPOCH]))
+    monkeypatch.setattr(Log, "write", note_write)
+    for epoch in (1, 2):
+        journal = Journal.open(tmp_path, max_commit_bytes=CAP)
+        assert journal.epoch == epoch
+        commit(journal, ("a", epoch, None))
+        journal.close()
+    assert written == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["index", "positions"])

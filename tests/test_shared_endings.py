@@ -9,15 +9,29 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from processes import Fork, Program, cleaned_up, is_gone, kill, named_target, open_descriptors, servers_of, wait_until
+from processes import (
+    Fork,
+    Program,
+    cleaned_up,
+    is_gone,
+    kill,
+    named_target,
+    open_descriptors,
+    output_of,
+    servers_of,
+    wait_until,
+)
 
 import maestro_shm as ms
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
+from maestro_shm.shared import election, places
 from maestro_shm.shared import header as head
-from maestro_shm.shared import places
+from maestro_shm.shared.store import SharedStore, path_of
+from maestro_shm.shared.transport import Line
 
 
 @pytest.fixture
@@ -46,7 +60,7 @@ def test_a_private_store_ends_with_the_server_that_another_process_has_started_a
 
 def test_a_private_store_whose_server_is_silent_says_so_when_closed_and_lets_go_of_what_is_here() -> None:
     before = open_descriptors()
-    store = ms.connect(timeout=1)
+    store = ms.connect(timeout=5)
     directory = Path(store.stats()["directory"])
     with cleaned_up(directory):
         server = store.stats()["server_pid"]
@@ -157,7 +171,7 @@ def test_what_others_put_beside_private_stores_is_left_alone_and_hinders_nobody(
     strange = [places.new_private_path(dead) for _ in range(5)]
     fifo, file, foreign, link, nameless = strange
     leavings = places.new_private_path(dead)
-    nameless = nameless.with_name(f"{nameless.name.partition('private-')[0]}private-x")
+    nameless = nameless.with_name(f"{nameless.name.partition('private-')[0]}private-99999999999-1-1-x")
     try:
         os.mkfifo(fifo)
         file.write_text("")
@@ -210,7 +224,6 @@ def test_a_private_store_survives_a_server_that_has_no_descriptor_left() -> None
         resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
         import maestro_shm as ms
         from maestro_shm.shared import directory as directories
-        from maestro_shm.shared.transport import Line
         from pathlib import Path
         import socket
         with ms.connect(timeout=20) as store:
@@ -235,3 +248,97 @@ def test_a_private_store_survives_a_server_that_has_no_descriptor_left() -> None
         assert program.line() == "True"
         assert program.line() == "2"
         program.output()
+
+
+RAW_FORK = """
+import ctypes, os, sys
+import maestro_shm as ms
+
+store = ms.connect()
+store.commit_events([ms.Event("parent", 1, "made", None)])
+fork = ctypes.PyDLL(None).fork  # as a server written in C forks: no hook of Python runs
+workers = []
+for number in range(2):
+    pid = fork()
+    if pid == 0:
+        wrong = 0
+        for sequence in range(1, 201):
+            (stored,) = store.commit_events([ms.Event(f"worker-{number}", sequence, "made", number)])
+            wrong += store.get_events(f"worker-{number}", sequence) != [stored]
+        os._exit(wrong)
+    workers.append(pid)
+print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers], store.stats()["events"])
+store.commit_events([ms.Event("parent", 2, "made", None)])
+store.close()
+"""
+
+
+def test_workers_that_were_forked_in_c_do_not_take_each_others_replies() -> None:
+    assert output_of(RAW_FORK) == "[0, 0] 401"
+
+
+def test_a_lock_that_was_looked_at_is_free_though_a_fork_has_a_copy(path: Path) -> None:
+    path.mkdir()
+    held = directories.hold(path)
+    assert held is not None
+    with Fork(lambda: time.sleep(30)):
+        directories.let_go(held)
+        assert not directories.is_served(path)
+
+
+def test_a_handle_that_is_closed_while_it_connects_is_no_client() -> None:
+    with named_target() as target, ms.connect(target) as first:
+        lazy = SharedStore(target, path_of(target), timeout=30.0, allow_reset=False)
+        attach = election.attach
+
+        def close_meanwhile(*arguments: Any) -> Line:
+            line = attach(*arguments)
+            lazy.close()
+            return line
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(election, "attach", close_meanwhile)
+            with pytest.raises(ms.StoreClosedError):
+                commit(lazy, "a")
+        wait_until(lambda: first.stats()["clients"] == 1, "the closed handle is gone")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o200, 0o300, 0o600])
+def test_a_directory_of_ours_that_we_may_not_use_is_refused_with_what_to_do(path: Path, mode: int) -> None:
+    path.mkdir()
+    path.chmod(mode)
+    try:
+        for call in (ms.connect, ms.destroy):
+            with pytest.raises(ms.StoreUnavailableError, match="chmod 700"):
+                call(path)
+    finally:
+        path.chmod(0o700)
+
+
+def test_a_memory_store_has_nothing_to_destroy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with cleaned_up(tmp_path / "memory:"):
+        ms.connect(Path("memory:")).close()
+        with pytest.raises(ms.StoreUnavailableError, match="has no directory"):
+            ms.destroy("memory:")
+        assert (tmp_path / "memory:").exists()
+
+
+def test_an_interrupted_connect_says_nothing_else_and_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any) -> None:
+        os.kill(_server_of(arguments[0]), signal.SIGSTOP)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maestro_shm.shared.store.Reader", interrupt)
+    path = places.new_private_path(creators.identity(os.getpid()))
+    monkeypatch.setattr(places, "new_private_path", lambda _: path)
+    with cleaned_up(path):
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            ms.connect(timeout=30)
+        assert time.monotonic() - started < 20
+
+
+def _server_of(directory: Path) -> int:
+    (server,) = servers_of(directory)
+    return server

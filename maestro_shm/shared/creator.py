@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-_IDENTITY: Final = re.compile(r"(\d+)-(\d*)-(\d*)")
+_IDENTITY: Final = re.compile(r"[0-9]{1,9}-[0-9]*-[0-9]*")
 _START_TIME_FIELD: Final = 19
 """Field 22 of /proc/PID/stat, counted behind the command's closing bracket (proc(5))."""
 _ZOMBIE: Final = "zombie"
@@ -50,12 +50,16 @@ def is_alive(creator: str) -> bool:
 
 def watch(creator: str) -> int | None:
     """A descriptor that becomes readable when the process ends; None where there is none: ask `is_alive` then."""
-    if not hasattr(os, "pidfd_open"):  # pragma: no cover (not Linux)
+    if not hasattr(os, "pidfd_open") or creator.split("-")[2] != _namespace():
         return None
     try:
-        return os.pidfd_open(pid_of(creator))
+        descriptor = os.pidfd_open(pid_of(creator))
     except OSError:
         return None
+    if is_alive(creator):
+        return descriptor
+    os.close(descriptor)  # it may be of a later process of the same number
+    return None
 
 
 def _start_time(pid: int) -> str | None:

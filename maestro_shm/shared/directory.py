@@ -13,6 +13,7 @@ Only its owner gets in: mode 0700, owner checked, no symbolic links.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -67,28 +68,36 @@ def is_served(path: Path) -> bool:
     descriptor = hold(path)
     if descriptor is None:
         return True
-    os.close(descriptor)
+    let_go(descriptor)
     return False
 
 
 def hold(path: Path) -> int | None:
     """Take the lock on the directory itself, which a server holds all its life; None if another has it.
 
-    Raises `VanishedError`.
+    Raises `VanishedError`, and `StoreUnavailableError` where it cannot be locked at all. To be ended by `let_go`.
     The second lock beside the file `lock`: that file can be deleted, and a directory with a server in it cannot.
     """
-    import fcntl  # noqa: PLC0415 (not on Windows, where this package can still be imported)
-
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
+    except OSError as error:
+        raise StoreUnavailableError(str(path), f"cannot open it: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         os.close(descriptor)
-        return None
+        if isinstance(error, BlockingIOError):
+            return None
+        raise StoreUnavailableError(str(path), f"cannot lock it: {error.strerror}") from None
     return descriptor
+
+
+def let_go(held: int) -> None:
+    """Give up the lock on a directory, also in processes that were forked meanwhile and have copies of it."""
+    fcntl.flock(held, fcntl.LOCK_UN)
+    os.close(held)
 
 
 def make(path: Path, settings: Settings) -> None:
@@ -187,7 +196,7 @@ def remove_unheld(path: Path) -> bool:
     try:
         remove(path)
     finally:
-        os.close(held)
+        let_go(held)
     return True
 
 
@@ -203,6 +212,8 @@ def check_owned(path: Path) -> os.stat_result:
         raise StoreUnavailableError(str(path), "not a directory" + " but a link" * stat.S_ISLNK(facts.st_mode))
     if facts.st_uid != os.geteuid():
         raise StoreUnavailableError(str(path), f"belongs to user {facts.st_uid}, not to you (user {os.geteuid()})")
+    if facts.st_mode & 0o700 != 0o700:
+        raise StoreUnavailableError(str(path), f"you may not do all in it, though it is yours: chmod 700 {path}")
     return facts
 
 

@@ -7,7 +7,6 @@ only one; and each server's epoch is checked at every commit. Deadlines are of `
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,7 +22,7 @@ from maestro_shm.shared import wire
 from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.launch import launch
 from maestro_shm.shared.mapped import MappedFile
-from maestro_shm.shared.transport import Line
+from maestro_shm.shared.transport import DeadlineError, Line
 
 _POLL: Final = 0.005
 
@@ -73,9 +72,11 @@ def find(path: Path, deadline: float) -> Line | None:
         return Line(str(directories.socket_path(path, epoch)), directories.read_key(path), deadline)
     except (FileNotFoundError, ConnectionError, EOFError):
         return None
-    except TimeoutError:
+    except DeadlineError:
         raise StoreUnavailableError(str(path), "its server does not answer in time") from None
     except OSError as error:
+        if isinstance(error, TimeoutError):
+            raise  # a signal's handler may raise it
         raise StoreUnavailableError(str(path), f"cannot connect to its server: {error.strerror}") from None
     except wire.ProtocolError as error:
         raise StoreUnavailableError(str(path), str(error)) from None
@@ -84,7 +85,8 @@ def find(path: Path, deadline: float) -> Line | None:
 def end(path: Path, method: str, deadline: float) -> None:
     """Have the server end its store by this method, "destroy" or "stop"; do it here if there is no server.
 
-    Raises `VanishedError` where there is no such store, what the server answers, and `StoreUnavailableError`.
+    Raises `VanishedError` where there is no such store, what the server answers, and `StoreUnavailableError`. (A server
+    that is killed between its answer and the removal leaves a store that is marked as ended, and empty.)
     """
     directories.check(path)
     with _election(path, deadline):
@@ -144,7 +146,7 @@ def _end_unserved(path: Path) -> bool:
         _retire(path)
         directories.remove(path)
     finally:
-        os.close(held)
+        directories.let_go(held)
     return True
 
 
@@ -166,7 +168,7 @@ def _ask_to_end(path: Path, line: Line, method: str, deadline: float) -> bool:
         line.wait_for_end(deadline)
     except (ConnectionError, EOFError):
         return False
-    except TimeoutError:
+    except DeadlineError:
         raise StoreUnavailableError(str(path), "its server does not answer in time") from None
     except wire.ProtocolError as error:
         raise StoreUnavailableError(str(path), str(error)) from None

@@ -24,7 +24,7 @@ FORMAT_VERSION: Final = 1
     BOOT_HIGH,
     BOOT_LOW,
     MAX_COMMIT_BYTES,
-    DURABLE,  # published offset that reached the disk
+    DURABLE,  # published offset that reached the disk; nobody waits for the disk yet, so it is 0
     LAST_POSITION,
     AGGREGATES,
     CLOCK,  # last timestamp given

@@ -25,8 +25,10 @@ SMALLEST: Final = 1024
 _SLOT_BYTES: Final = 16
 _MOVED_ALWAYS: Final = 8
 _MOVED_PER_NEW_KEY: Final = 4
+_TRIALS: Final = 64
+"""After how small a part of its slots a table that found no room for the next one tries again."""
 _HEAD_SLOTS: Final = 1
-"""The first slot's room holds the number of slots in use, in its first word."""
+"""The first slot's room holds the number of slots in use, and the number of slots."""
 
 Numbers = memoryview | MutableSequence[int]
 """A header's words, or a draft of them."""
@@ -65,12 +67,19 @@ class Index:
     def create(cls, file_path: Path, log: Log, capacity: int = SMALLEST) -> Index:
         """An empty table; the capacity is a power of two. Raises `StoreFullError`."""
         size = (capacity + _HEAD_SLOTS) * _SLOT_BYTES
-        return cls(MappedFile.create(file_path, size, size), log)
+        table = cls(MappedFile.create(file_path, size, size), log)
+        table.words[1] = capacity
+        return table
 
     @classmethod
     def open(cls, file_path: Path, log: Log, *, writable: bool = False) -> Index:
         """An existing table. Raises `FileNotFoundError`."""
         return cls(MappedFile.open(file_path, writable=writable), log)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file is as long as it was made."""
+        return len(self.words) > 1 and self.words[1] == self.capacity
 
     @property
     def used(self) -> int:
@@ -167,6 +176,7 @@ class GrowingIndex:
         self._log = log
         self._use(current)
         self._moved = 0
+        self._load_without_room = 0
 
     @property
     def is_growing(self) -> bool:
@@ -188,7 +198,7 @@ class GrowingIndex:
         new key, so that it is done before the current one is three quarters full. Raises `StoreFullError`.
         """
         if self._next is None and new_keys and self._load(new_keys) >= self._current.capacity / 2:
-            self._begin(new_keys)
+            self._begin_if_there_may_be_room(new_keys)
         if self._next is not None:
             self._grow(self._next, new_keys)
 
@@ -209,17 +219,26 @@ class GrowingIndex:
     def _is_crowded(self, new_keys: int) -> bool:
         return self._load(new_keys) >= self._current.capacity * 3 / 4
 
+    def _begin_if_there_may_be_room(self, new_keys: int) -> None:
+        """Begin the next generation. Without room for one the current goes on until it is crowded.
+
+        Until then it is not tried at each commit, since to fill the disk in vain takes long, and disturbs others.
+        """
+        if not self._is_crowded(new_keys) and self._load(new_keys) < self._load_without_room:
+            return
+        try:
+            self._begin(new_keys)
+        except StoreFullError:
+            self._load_without_room = self._load(new_keys) + self._current.capacity // _TRIALS
+            if self._is_crowded(new_keys):
+                raise
+
     def _begin(self, new_keys: int) -> None:
-        """Begin the next generation. Without room for one the current goes on until it is crowded."""
         capacity = self._current.capacity * 2
         while self._load(new_keys) >= capacity / 2:
             capacity *= 2
         self._moved = 0
-        try:
-            self._next = Index.create(self._path(self.header[GENERATION] + 1), self._log, capacity)
-        except StoreFullError:
-            if self._is_crowded(new_keys):
-                raise
+        self._next = Index.create(self._path(self.header[GENERATION] + 1), self._log, capacity)
 
     def _grow(self, following: Index, new_keys: int) -> None:
         self._move(following, _MOVED_ALWAYS + _MOVED_PER_NEW_KEY * new_keys)

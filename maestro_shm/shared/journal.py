@@ -94,6 +94,9 @@ class Journal:
         self._use(files)
         words = self._words
         words[EPOCH] += 1
+        # Recovery tells frames that were cut off by their older epoch, so no two servers may ever have the same one:
+        # the disk has to know it before any frame carries it.
+        files.header.flush()
         words[SERVER_PID] = os.getpid()
         words[CLIENTS] = 0
         self.epoch: Final = words[EPOCH]

@@ -67,6 +67,10 @@ class MappedFile:
             finally:
                 os.close(descriptor)
 
+    def flush(self) -> None:
+        """Return when the disk has what was written so far."""
+        self.data.flush()
+
     def close(self) -> None:
         """Unmap the file at once, instead of with the last reference to it: for those who know that nobody reads it."""
         self.words.release()

@@ -14,19 +14,19 @@ from __future__ import annotations
 import itertools
 import os
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import managers
 from pathlib import Path
 from typing import Any, Final
 
 from maestro_shm.errors import StoreUnavailableError, shown
-from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.journal import Row
-from maestro_shm.shared.transport import SERIALIZER, Line
+from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
 
 _BROKEN: Final = (ConnectionError, EOFError)
+"""What the end of a line raises."""
+_OPEN_OUTCOME: Final = "; the commit that was under way may or may not have been stored"
 
 
 class StoreProxy(managers.BaseProxy):
@@ -37,14 +37,13 @@ class StoreProxy(managers.BaseProxy):
     def __init__(self, directory: Path, timeout: float, line: Line) -> None:
         """Begin with a line that is connected already; `timeout` seconds bound each call."""
         token = managers.Token("journal", str(directory), "journal")
-        super().__init__(token, SERIALIZER, authkey=directories.read_key(directory), exposed=wire.METHODS, incref=False)
+        super().__init__(token, SERIALIZER, authkey=b"", exposed=wire.METHODS, incref=False)
         # The base class keeps an entry for each address for ever, for its own connections, of which we make none.
         managers.BaseProxy._address_to_local.pop(str(directory), None)
         self._directory = directory
         self._timeout = timeout
         self._is_closed = False
         self._begin([line])
-        _proxies.add(self)
 
     def commit_events(self, rows: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
         """The position of the first event and the timestamps of all."""
@@ -71,20 +70,30 @@ class StoreProxy(managers.BaseProxy):
         while line := self._take():
             line.close()
 
-    def begin_anew(self) -> None:
-        """In a forked child: be another client than the parent. The lines are closed where they are made."""
-        self._begin([])
-
     def _begin(self, lines: list[Line]) -> None:
+        self._process = os.getpid()
         self._at_rest = lines
         self._client_id = os.urandom(8)
         self._numbers = itertools.count(1)
+
+    def _begin_in_child(self) -> None:
+        """Be another client than the parent.
+
+        That a fork was is seen by the process id, not only by `os.register_at_fork`: some servers fork in C (uWSGI),
+        and two processes with the same lines and commit ids would take each other's replies.
+        """
+        inherited = self._at_rest
+        self._begin([])
+        for line in inherited:
+            line.close()
 
     def _incref(self) -> None:
         """The base class calls it after a fork, to count references in the server; ours counts none."""
 
     def _call(self, method: str, arguments: Callable[[bytes, bool], list[Any]]) -> Any:
         """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`."""
+        if self._process != os.getpid():
+            self._begin_in_child()
         deadline = time.monotonic() + self._timeout
         number = next(self._numbers)
         commit_id = self._client_id + number.to_bytes(8)
@@ -94,7 +103,8 @@ class StoreProxy(managers.BaseProxy):
                 return self._exchange(line, number, [number, "journal", method, arguments(commit_id, resent)], deadline)
             except _BROKEN:
                 self._hang_up()  # the others at rest were to the same server
-        raise StoreUnavailableError(str(self._directory), f"its server broke off the same {method} several times")
+        what = f"its server broke off the same {method} several times"
+        raise StoreUnavailableError(str(self._directory), what + _OPEN_OUTCOME)
 
     def _exchange(self, line: Line, number: int, message: list[Any], deadline: float) -> Any:
         """What the reply to a message brings. The line goes back to rest, or is closed whatever the error."""
@@ -102,16 +112,15 @@ class StoreProxy(managers.BaseProxy):
             reply = wire.unpack(line.exchange(wire.pack(message), deadline))
             if reply[:1] != (number,):
                 raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {number}")
-        except TimeoutError:
+        except BaseException as error:
             line.close()
-            reason = f"no reply within {self._timeout:g} s; the commit may or may not have been stored"
-            raise StoreUnavailableError(str(self._directory), reason) from None
-        except wire.ProtocolError as error:
-            line.close()
-            raise StoreUnavailableError(str(self._directory), str(error)) from None
-        except BaseException:
-            line.close()
-            raise
+            if isinstance(error, DeadlineError):
+                what = f"no reply within {self._timeout:g} s"
+            elif isinstance(error, wire.ProtocolError):
+                what = str(error)
+            else:
+                raise
+            raise StoreUnavailableError(str(self._directory), what + _OPEN_OUTCOME) from None
         self._at_rest.append(line)
         if self._is_closed:
             self._hang_up()
@@ -128,7 +137,7 @@ class StoreProxy(managers.BaseProxy):
             return election.attach(self._directory, deadline)
         except StoreUnavailableError as error:
             if resent:
-                error.add_note("A commit was under way when the connection broke; it may or may not have been stored.")
+                raise StoreUnavailableError(error.target, error.reason + _OPEN_OUTCOME) from None
             raise
 
     def _take(self) -> Line | None:
@@ -136,14 +145,3 @@ class StoreProxy(managers.BaseProxy):
             return self._at_rest.pop()
         except IndexError:
             return None
-
-
-_proxies: weakref.WeakSet[StoreProxy] = weakref.WeakSet()
-
-
-def _begin_anew_after_fork() -> None:
-    for proxy in list(_proxies):
-        proxy.begin_anew()
-
-
-os.register_at_fork(after_in_child=_begin_anew_after_fork)

@@ -157,7 +157,7 @@ def _begin_anew(directory: Path, retired: memoryview) -> WriterFiles:
 
 def _undo_unpublished(directory: Path, words: memoryview, log: Log, positions: Positions) -> GrowingIndex:
     table_path = _table_path(directory, words)
-    table = Index.open(table_path, log, writable=True) if table_path.exists() else None
+    table = _whole_table(table_path, log)
     _undo(words, log, table)
     if table is None or not positions.are_there(words[head.LAST_POSITION]):
         table_path.unlink(missing_ok=True)  # so that a rebuild which is killed begins again
@@ -165,6 +165,14 @@ def _undo_unpublished(directory: Path, words: memoryview, log: Log, positions: P
     log.resume(words[head.PUBLISHED])
     positions.resume(words[head.LAST_POSITION])
     return GrowingIndex(directory, words, log, table)
+
+
+def _whole_table(path: Path, log: Log) -> Index | None:
+    try:
+        table = Index.open(path, log, writable=True)
+    except (FileNotFoundError, ValueError):  # an empty file cannot be mapped
+        return None
+    return table if table.is_whole else None
 
 
 def _undo(words: memoryview, log: Log, table: Index | None) -> None:

@@ -1,4 +1,4 @@
-"""A growing file: numbered pieces of one size, so that it can grow for ever and no piece is ever mapped twice."""
+"""A growing file: numbered pieces of one size, so that it can grow for ever and no piece has to be mapped again."""
 
 from __future__ import annotations
 

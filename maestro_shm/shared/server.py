@@ -198,13 +198,12 @@ class LoopServer(managers.Server):
                 return wire.pack([number, True, function(*arguments)])
         except StoreError as error:
             return wire.pack_error(number, error)
-        except (TypeError, ValueError, struct.error) as error:
-            self._complaints.about_exception()
-            return wire.pack_error(number, InvalidEventError(f"the server cannot read this: {error}"))
         except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
             self._complaints.about_exception()
             if self.journal.is_broken:
                 self._leave()
+            elif isinstance(error, (TypeError, ValueError, struct.error)):
+                return wire.pack_error(number, InvalidEventError(f"the server cannot read this: {error}"))
             reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
             return wire.pack_error(number, StoreUnavailableError(str(self.journal.directory), reason))
 
@@ -223,7 +222,7 @@ class LoopServer(managers.Server):
         """Whether the store's directory is still the one that we hold; somebody may have removed it by hand."""
         try:
             return os.path.samestat(os.fstat(self._held), self.journal.directory.stat())
-        except FileNotFoundError:
+        except OSError:
             return False
 
     def _leave(self) -> None:

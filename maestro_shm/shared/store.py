@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from maestro_shm import codec, options, validation
-from maestro_shm.errors import StoreClosedError, StoreUnavailableError
+from maestro_shm.errors import StoreClosedError, StoreError, StoreUnavailableError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
@@ -25,6 +25,8 @@ from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.transport import Line
 from maestro_shm.store import Store
 
+_ABANDON_SECONDS: Final = 2.0
+"""How long to wait for the server of a private store that could not be opened. It ends by itself with this process."""
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -64,8 +66,9 @@ class SharedStore(Store):
         try:
             store._use(election.open_or_create(directory, settings, deadline))
         except BaseException:
-            store.close()
+            store._abandon()
             raise
+        _handles[store._key] = store
         return store
 
     @classmethod
@@ -89,8 +92,9 @@ class SharedStore(Store):
             store._use(election.open_or_create(store.directory, settings, deadline))
             _check_settings(target, store.directory, max_commit_bytes=max_commit_bytes, idle_timeout=idle_timeout)
         except BaseException:
-            store.close()
+            store._abandon()
             raise
+        _handles[store._key] = store
         return store
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
@@ -150,8 +154,7 @@ class SharedStore(Store):
                 self._end_private()
         finally:
             if self._is_connected:
-                self._proxy.close()
-                self._reader.close()
+                self._let_go()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
@@ -183,7 +186,20 @@ class SharedStore(Store):
             raise
         self._max_commit_bytes = self._reader.max_commit_bytes()
         self._proxy = proxy
-        _handles[self._key] = self
+        if self._closed:  # by another thread, which could not close this
+            self._let_go()
+            self._check_open()
+
+    def _let_go(self) -> None:
+        self._proxy.close()
+        self._reader.close()
+
+    def _abandon(self) -> None:
+        """Close what could not be opened, without a further error and without waiting long."""
+        if self._end_private is not None and self._end_private.detach() is not None:
+            with contextlib.suppress(StoreError):
+                _end_private(self.directory, _ABANDON_SECONDS, os.getpid())
+        self.close()
 
     @property
     def _is_connected(self) -> bool:
@@ -225,7 +241,7 @@ def _handle(target: str, directory: str, timeout: float, allow_reset: bool) -> S
 def _close_ended() -> None:
     """Let go of stores that are gone: a worker may live longer than many of them."""
     for key, store in list(_unpickled.items()):
-        if store._closed or (store._is_connected and store._reader.is_over()):
+        if store._closed or (store._reader.is_over() if store._is_connected else not store.directory.exists()):
             store.close()
             _unpickled.pop(key, None)
 

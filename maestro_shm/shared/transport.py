@@ -32,6 +32,10 @@ _LONGEST_ADDRESS: Final = 100
 """A Unix socket's path may have 107 bytes on Linux, 103 on macOS."""
 
 
+class DeadlineError(TimeoutError):
+    """A deadline of ours has passed. Not any `TimeoutError`: a signal's handler may raise one in mid-call."""
+
+
 class Listener:
     """The server's end, as `multiprocessing.managers.Server` makes it."""
 
@@ -63,15 +67,14 @@ class Line:
     Deadlines are of `time.monotonic`. Whatever a method raises, the line is of no more use then: close it.
     """
 
-    _socket: socket.socket | None = None
-
     def __init__(self, address: str, key: bytes, deadline: float) -> None:
         """Connect and shake hands.
 
-        Raises `TimeoutError`, other `OSError`s when nobody answers, `EOFError` when the server hangs up, and
+        Raises `DeadlineError`, other `OSError`s when nobody answers, `EOFError` when the server hangs up, and
         `ProtocolError`.
         """
-        self._socket = self._connection = _connect(address, deadline)
+        self._connection = _connect(address, deadline)
+        self._process = os.getpid()
         _lines.add(self)
         self._watch = Watch()
         self._arrival = select.poll()
@@ -94,26 +97,25 @@ class Line:
         return wire.result_of(wire.unpack(self.exchange(wire.pack([0, ident, method, []]), deadline)))
 
     def wait_for_end(self, deadline: float) -> None:
-        """Wait until the server hangs up. Raises `TimeoutError`."""
+        """Wait until the server hangs up. Raises `DeadlineError`."""
         with contextlib.suppress(ConnectionError):
             while self._receive_some(deadline):
                 pass
 
     def close(self) -> None:
-        """Hang up, for the server at once, even if a process that was forked this moment has a copy still."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # closed already, or by the server
-                self._socket.shutdown(socket.SHUT_RDWR)
-            self._socket.close()
+        """Hang up, for the server at once, even if a process that was forked this moment has a copy still.
 
-    def forget(self) -> None:
-        """Close this process's copy only, as a forked child does with its parent's lines."""
-        if self._socket is not None:
-            self._socket.close()
+        In a forked child it closes the child's copy only.
+        """
+        if self._process == os.getpid():
+            with contextlib.suppress(OSError):  # closed already, or by the server
+                self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
 
     def __del__(self) -> None:
         # A line may end with a thread or a handle that nobody closed; that is no reason for a ResourceWarning.
-        self.close()
+        if hasattr(self, "_process"):  # or there never was a connection
+            self.close()
 
     def _send(self, message: bytes, deadline: float) -> None:
         sent = self._send_some(message)
@@ -167,7 +169,7 @@ _lines: weakref.WeakSet[Line] = weakref.WeakSet()
 def _close_after_fork() -> None:
     """A child must not keep its parent's lines open: the server would count the parent as a client for ever."""
     for line in list(_lines):
-        line.forget()
+        line.close()
 
 
 os.register_at_fork(after_in_child=_close_after_fork)
@@ -206,14 +208,14 @@ def _connect(address: str, deadline: float) -> socket.socket:
 
 
 def _wait(for_what: select.poll, deadline: float) -> None:
-    """Sleep until the socket is ready. Raises `TimeoutError`. A signal does not make it longer (PEP 475)."""
+    """Sleep until the socket is ready. Raises `DeadlineError`. A signal does not make it longer (PEP 475)."""
     if not for_what.poll(max(0.0, deadline - time.monotonic()) * 1000):
         _check_time(deadline)
 
 
 def _check_time(deadline: float) -> None:
     if time.monotonic() >= deadline:
-        raise TimeoutError("the deadline has passed")
+        raise DeadlineError("the deadline has passed")
 
 
 @contextlib.contextmanager
