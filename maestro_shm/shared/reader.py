@@ -92,17 +92,14 @@ class _View:
         known = self.head(aggregate_id, published)
         if known is None or known[2] < min_sequence:
             return []
-        read, unpack = self.log.read, codec.unpack_event
-        found = []
-        offset = known[1]
-        while offset:
-            sequence, offset, position, timestamp, payload = read(offset)
-            if min_sequence <= sequence <= max_sequence:
-                found.append(unpack(aggregate_id, sequence, timestamp, position, payload))
-            if sequence <= min_sequence:
-                break
-        found.reverse()
-        return found
+        unpack = codec.unpack_event
+        return [
+            unpack(aggregate_id, sequence, timestamp, position, payload)
+            for sequence, _, position, timestamp, payload in reversed(
+                self.log.read_back(known[1], min_sequence, max_sequence)
+            )
+            if sequence >= min_sequence
+        ]
 
     def snapshot(self, published: int, aggregate_id: str) -> Snapshot | None:
         _, offset = self.newest(SNAPSHOT, aggregate_id.encode(), published)
