@@ -38,7 +38,7 @@ def timeout(seconds: object) -> float:
 
 def idle_timeout(seconds: object) -> float:
     """How long a server without clients stays; `math.inf` for always. Raises `ValueError`."""
-    if not _is_number(seconds) or not 0 <= seconds <= math.inf or math.inf > seconds > LONGEST_TIMEOUT:
+    if not _is_number(seconds) or not (0 <= seconds <= LONGEST_TIMEOUT or seconds == math.inf):
         raise ValueError(
             f"idle_timeout must be a number of seconds from 0 to 1,000,000, or math.inf, not {shown(seconds)}"
         )

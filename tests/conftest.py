@@ -6,10 +6,13 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from books import Books
+from processes import cleaned_up
 from store_contract import STORES
 
 import maestro_shm as ms
@@ -57,3 +60,17 @@ def hasty_threads() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """Where a store of its own may lie; whatever serves it is ended afterwards."""
+    with cleaned_up(tmp_path / "store"):
+        yield tmp_path / "store"
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    """The files of a store, without its processes."""
+    with Books(tmp_path) as made:
+        yield made

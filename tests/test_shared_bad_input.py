@@ -20,12 +20,6 @@ from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.transport import Line
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
-    with cleaned_up(tmp_path / "store"):
-        yield tmp_path / "store"
-
-
 @pytest.mark.parametrize(
     "target", ["", "http://x", "redis:", "postgres:x", "shm:", "shm:a/b", "shm:..", "shm:" + "x" * 65, "/tmp/a\0b"]
 )

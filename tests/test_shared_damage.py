@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,6 @@ from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_SIZE, Log
 from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.reader import Reader
-
-
-@pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
-    with Books(tmp_path) as made:
-        yield made
 
 
 def overwrite(path: Path, offset: int, content: bytes) -> None:

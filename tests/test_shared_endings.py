@@ -7,7 +7,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,6 @@ from maestro_shm.shared import election, places
 from maestro_shm.shared import header as head
 from maestro_shm.shared.store import SharedStore, path_of
 from maestro_shm.shared.transport import Line
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
-    with cleaned_up(tmp_path / "store"):
-        yield tmp_path / "store"
 
 
 def commit(store: ms.Store, aggregate_id: str) -> None:

@@ -43,13 +43,6 @@ from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_SIZE, START
 from maestro_shm.shared.reader import Reader
 
-
-@pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
-    with Books(tmp_path) as made:
-        yield made
-
-
 # Frames and records
 
 

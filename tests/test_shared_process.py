@@ -9,7 +9,6 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ from maestro_shm.shared import directory as directories
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.store import path_of
 from maestro_shm.shared.transport import Line
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
-    with cleaned_up(tmp_path / "store"):
-        yield tmp_path / "store"
 
 
 def commit(store: ms.Store, sequence: int) -> None:

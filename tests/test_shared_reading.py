@@ -19,12 +19,6 @@ from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.reader import Reader
 
 
-@pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
-    with Books(tmp_path) as made:
-        yield made
-
-
 @pytest.fixture(scope="module")
 def large_books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
     """A store of four segments, with a small stream in each."""

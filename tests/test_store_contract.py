@@ -740,6 +740,12 @@ def test_a_closed_store_says_so_whatever_it_is_given(make_store: MakeStore) -> N
             call()
 
 
+def close_soon(store: ms.Store) -> int:
+    time.sleep(0.05)
+    store.close()
+    return 1
+
+
 @pytest.mark.usefixtures("hasty_threads")
 def test_a_store_that_is_closed_under_its_readers_answers_or_says_that_it_is_closed(make_store: MakeStore) -> None:
     store = make_store()
@@ -755,12 +761,7 @@ def test_a_store_that_is_closed_under_its_readers_answers_or_says_that_it_is_clo
                 return answers
         raise AssertionError("there is no end of numbers")
 
-    def close() -> int:
-        time.sleep(0.05)
-        store.close()
-        return 1
-
-    assert all(in_threads(read, read, read, close))
+    assert all(in_threads(read, read, read, partial(close_soon, store)))
 
 
 @pytest.mark.usefixtures("hasty_threads")
@@ -776,12 +777,7 @@ def test_a_store_that_is_closed_under_its_writers_commits_or_says_that_it_is_clo
                 return sequence
         raise AssertionError("there is no end of numbers")
 
-    def close() -> int:
-        time.sleep(0.05)
-        store.close()
-        return 1
-
-    assert all(in_threads(*(partial(write, key) for key in "abc"), close))
+    assert all(in_threads(*(partial(write, key) for key in "abc"), partial(close_soon, store)))
 
 
 def test_closing_twice_is_no_error(make_store: MakeStore) -> None:

@@ -19,6 +19,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -65,11 +66,19 @@ class VanishedError(StoreUnavailableError):
 
 def is_served(path: Path) -> bool:
     """Whether a server holds the directory."""
-    descriptor = hold(path)
-    if descriptor is None:
-        return True
-    let_go(descriptor)
-    return False
+    with holding(path) as free:
+        return not free
+
+
+@contextlib.contextmanager
+def holding(path: Path) -> Iterator[bool]:
+    """Hold the directory for a while, if nobody else does; gives whether it is so. Raises as `hold` does."""
+    held = hold(path)
+    try:
+        yield held is not None
+    finally:
+        if held is not None:
+            let_go(held)
 
 
 def hold(path: Path) -> int | None:
@@ -186,18 +195,6 @@ def remove(path: Path) -> None:
             entry.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody makes a new store in it already
         path.rmdir()
-
-
-def remove_unheld(path: Path) -> bool:
-    """Remove the directory unless a server holds it; say whether."""
-    held = hold(path)
-    if held is None:
-        return False
-    try:
-        remove(path)
-    finally:
-        let_go(held)
-    return True
 
 
 def check_owned(path: Path) -> os.stat_result:

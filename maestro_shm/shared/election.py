@@ -139,15 +139,11 @@ def _server_pid(path: Path) -> int | str:
 
 def _end_unserved(path: Path) -> bool:
     """Remove the store if nobody serves it; whatever its files are like, so that a damaged one can be removed."""
-    held = directories.hold(path)
-    if held is None:
-        return False
-    try:
-        _retire(path)
-        directories.remove(path)
-    finally:
-        directories.let_go(held)
-    return True
+    with directories.holding(path) as free:
+        if free:
+            _retire(path)
+            directories.remove(path)
+        return free
 
 
 def _retire(path: Path) -> None:

@@ -47,7 +47,9 @@ def sweep_private() -> None:
             creator = path.name.removeprefix(_private_prefix()).rpartition("-")[0]
             if creators.is_identity(creator) and not creators.is_alive(creator):
                 directories.check_owned(path)
-                directories.remove_unheld(path)
+                with directories.holding(path) as free:
+                    if free:
+                        directories.remove(path)
 
 
 def _root() -> Path:

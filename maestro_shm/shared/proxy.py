@@ -32,12 +32,10 @@ _OPEN_OUTCOME: Final = "; the commit that was under way may or may not have been
 class StoreProxy(managers.BaseProxy):
     """Calls the journal of one store. Threads may share it."""
 
-    _exposed_ = wire.METHODS
-
     def __init__(self, directory: Path, timeout: float, line: Line) -> None:
         """Begin with a line that is connected already; `timeout` seconds bound each call."""
         token = managers.Token("journal", str(directory), "journal")
-        super().__init__(token, SERIALIZER, authkey=b"", exposed=wire.METHODS, incref=False)
+        super().__init__(token, SERIALIZER, authkey=b"", incref=False)
         # The base class keeps an entry for each address for ever, for its own connections, of which we make none.
         managers.BaseProxy._address_to_local.pop(str(directory), None)
         self._directory = directory

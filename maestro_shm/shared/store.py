@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
@@ -63,12 +63,8 @@ class SharedStore(Store):
         store = cls(str(directory), directory, timeout=timeout, allow_reset=True)
         # Before anything is made, so that whatever happens from here on leaves nothing behind.
         store._end_private = weakref.finalize(store, _end_private, directory, timeout, os.getpid())
-        try:
+        with store._opening():
             store._use(election.open_or_create(directory, settings, deadline))
-        except BaseException:
-            store._abandon()
-            raise
-        _handles[store._key] = store
         return store
 
     @classmethod
@@ -88,13 +84,9 @@ class SharedStore(Store):
         )
         deadline = time.monotonic() + options.timeout(timeout)
         store = cls(target, path_of(target), timeout=timeout, allow_reset=allow_reset)
-        try:
+        with store._opening():
             store._use(election.open_or_create(store.directory, settings, deadline))
             _check_settings(target, store.directory, max_commit_bytes=max_commit_bytes, idle_timeout=idle_timeout)
-        except BaseException:
-            store._abandon()
-            raise
-        _handles[store._key] = store
         return store
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
@@ -193,6 +185,16 @@ class SharedStore(Store):
     def _let_go(self) -> None:
         self._proxy.close()
         self._reader.close()
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        """A handle that opens is the one of its process; one that does not is closed."""
+        try:
+            yield
+        except BaseException:
+            self._abandon()
+            raise
+        _handles[self._key] = self
 
     def _abandon(self) -> None:
         """Close what could not be opened, without a further error and without waiting long."""
