@@ -1,0 +1,9 @@
+"""The checks by name, in the order in which they are run."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from campaign.check import Check
+
+ALL: Final[dict[str, Check]] = {}
