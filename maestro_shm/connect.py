@@ -31,8 +31,10 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
 
     Options: `max_commit_bytes` (the size cap of a commit, 1 MiB unless given, fixed at the store's creation). All but
     `memory:` have `timeout` (seconds that a call may take, 30). `shm:` and paths have `allow_reset` (False), and
-    `idle_timeout` (seconds that a server without clients stays, 30, fixed at the store's creation). An option that the
-    target does not have is a `TypeError`, a value that it may not have a `ValueError`.
+    `idle_timeout` (seconds that a server without clients stays, 30, fixed at the store's creation). Paths have
+    `durability` (`"process"`: what is acknowledged survives the death of any process; `"power"`: a loss of power, too;
+    fixed at the store's creation). An option that the target does not have is a `TypeError`, a value that it may not
+    have a `ValueError`.
 
     Raises `StoreUnavailableError` for an unknown target and for a store that cannot be reached or started, and
     `StoreFullError` if there is no room for a new one.

@@ -17,6 +17,9 @@ DEFAULT_TIMEOUT: Final = 30.0
 LONGEST_TIMEOUT: Final = 1e6
 """Some eleven days; what the system's calls can wait for ends not far above."""
 DEFAULT_IDLE_TIMEOUT: Final = 30.0
+PROCESS: Final = "process"
+POWER: Final = "power"
+"""What an acknowledged commit survives: the death of any process, or a loss of power, too."""
 
 
 def commit_bytes(max_commit_bytes: object) -> int:
@@ -43,6 +46,13 @@ def idle_timeout(seconds: object) -> float:
             f"idle_timeout must be a number of seconds from 0 to 1,000,000, or math.inf, not {shown(seconds)}"
         )
     return seconds
+
+
+def durability(mode: object) -> str:
+    """What an acknowledged commit survives. Raises `ValueError`."""
+    if mode not in (PROCESS, POWER):
+        raise ValueError(f"durability must be {PROCESS!r} or {POWER!r}, not {shown(mode)}")
+    return str(mode)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

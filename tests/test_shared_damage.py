@@ -84,7 +84,11 @@ def test_the_disk_knows_an_epoch_before_any_frame_carries_it(tmp_path: Path, mon
         written.append(on_disk[-1])
         write(log, *arguments)
 
-    monkeypatch.setattr(MappedFile, "flush", lambda file: on_disk.append(file.words[head.EPOCH]))
+    def note_flush(file: MappedFile, *_range: int) -> None:
+        if file.path.name.startswith(head.NAME):
+            on_disk.append(file.words[head.EPOCH])
+
+    monkeypatch.setattr(MappedFile, "flush", note_flush)
     monkeypatch.setattr(Log, "write", note_write)
     for epoch in (1, 2):
         journal = Journal.open(tmp_path, max_commit_bytes=CAP)
@@ -409,7 +413,7 @@ def test_a_reset_that_fails_between_two_incarnations_is_finished_by_the_next(
 ) -> None:
     books.commit(("a", 1, None))
 
-    def refuse(_: Path) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError
 
     with monkeypatch.context() as patch:

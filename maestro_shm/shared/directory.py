@@ -1,4 +1,4 @@
-"""A store's directory: whose it is, its key and its settings. No server, no mapped file.
+"""A store's directory: whose it is, its key and its settings. No server, nothing of the store's data.
 
     lock        the file lock under which a server is elected
     authkey     the key that clients and server prove to each other
@@ -28,6 +28,7 @@ from maestro_shm import options
 from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared.handshake import KEY_BYTES
+from maestro_shm.shared.mapped import flush_directory
 
 LOCK: Final = "lock"
 AUTHKEY: Final = "authkey"
@@ -42,17 +43,19 @@ class Settings:
     """What is fixed at a store's creation.
 
     `max_commit_bytes` caps a commit; `idle_timeout` is how many seconds a server without clients waits before it
-    leaves; `creator` names the process that a private store belongs to.
+    leaves; `creator` names the process that a private store belongs to; `durability` is what a commit survives.
     """
 
     max_commit_bytes: int
     idle_timeout: float
     creator: str | None = None
+    durability: str = options.PROCESS
 
     def check(self) -> None:
         """Raise `ValueError` if something is not as it may be."""
         options.commit_bytes(self.max_commit_bytes)
         options.idle_timeout(self.idle_timeout)
+        options.durability(self.durability)
         if self.creator is not None and not creators.is_identity(self.creator):
             raise ValueError(f"creator must be the name of a process, not {shown(self.creator)}")
 
@@ -225,12 +228,17 @@ def _fill(path: Path, settings: Settings) -> None:
     """Write key and settings by one descriptor of the directory: all goes into the same one, or nowhere."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        if _exists(SETTINGS, directory) and _exists(AUTHKEY, directory):
+            return
         if not _exists(SETTINGS, directory):
             os.fchmod(directory, 0o700)
         _write_once(AUTHKEY, secrets.token_bytes(KEY_BYTES), directory)
         _write_once(SETTINGS, json.dumps(asdict(settings)).encode(), directory)
     finally:
         os.close(directory)
+    flush_directory(path)
+    with contextlib.suppress(PermissionError):  # we may enter where it lies, but not look around there
+        flush_directory(path.parent)
 
 
 def _exists(name: str, directory: int) -> bool:
@@ -250,6 +258,8 @@ def _write_once(name: str, content: bytes, directory: int) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(descriptor)
         with contextlib.suppress(FileExistsError):
             os.link(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:

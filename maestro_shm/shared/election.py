@@ -153,7 +153,7 @@ def _retire(path: Path) -> None:
     except (OSError, ValueError):
         return  # it never had a server, or not a whole header
     if header.size >= (head.GENERATION + 1) * 8:
-        header.words[head.GENERATION] = head.RETIRED
+        head.retire(header)
     header.close()
 
 

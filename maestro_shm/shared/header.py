@@ -6,12 +6,13 @@ files: its magic number is another one there, and it is refused.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from pathlib import Path
 from typing import Final
 
 from maestro_shm.errors import StoreUnavailableError
-from maestro_shm.shared.mapped import PAGE, MappedFile
+from maestro_shm.shared.mapped import PAGE, DiskError, MappedFile
 
 MAGIC: Final = int.from_bytes(b"maestro\x00", "little")
 FORMAT_VERSION: Final = 1
@@ -24,13 +25,14 @@ FORMAT_VERSION: Final = 1
     BOOT_HIGH,
     BOOT_LOW,
     MAX_COMMIT_BYTES,
-    DURABLE,  # published offset that reached the disk; nobody waits for the disk yet, so it is 0
+    DURABLE,  # the log up to this offset is on the disk
     LAST_POSITION,
     AGGREGATES,
     CLOCK,  # last timestamp given
     SERVER_PID,
     CLIENTS,
-) = range(13)
+    DISK_FAILED,  # 1 where the disk did not take something, so that nobody may trust it before the next boot
+) = range(14)
 GENERATION: Final = 16  # of the index; with PUBLISHED all that a read looks at, in a cache line of its own
 PUBLISHED: Final = 17
 
@@ -56,6 +58,13 @@ def open_header(directory: Path, *, writable: bool = False) -> MappedFile:
     if header is not None:
         header.close()
     raise StoreUnavailableError(str(directory), _why_not(version))
+
+
+def retire(header: MappedFile) -> None:
+    """Mark the files as no longer the store's: for those who read, and for the disk, if that still takes anything."""
+    header.words[GENERATION] = RETIRED
+    with contextlib.suppress(DiskError):
+        header.flush()
 
 
 def _why_not(version: int | None) -> str:

@@ -5,6 +5,9 @@ words in the index are found. Then: the frame into the log, its records into ind
 published offset. A reader that took the published offset before sees nothing of it, a reader that takes it after sees
 all. Nothing of that ought to fail; if it does all the same the journal is broken, and the next one's recovery undoes
 what there is.
+
+A journal that waits for the disk writes all that and publishes nothing until it is told to settle: then one flush does
+for all the commits since the last. So nobody has ever seen what a power loss can take.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from maestro_shm.errors import (
 )
 from maestro_shm.records import MAX_SEQUENCE
 from maestro_shm.shared import frame as frames
+from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
 from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, MAX_KEY_BYTES, SNAPSHOT, Frame
@@ -31,16 +35,18 @@ from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
     CLOCK,
+    DISK_FAILED,
+    DURABLE,
     EPOCH,
     GENERATION,
     INCARNATION,
     LAST_POSITION,
     MAX_COMMIT_BYTES,
     PUBLISHED,
-    RETIRED,
     SERVER_PID,
 )
 from maestro_shm.shared.index import Claim
+from maestro_shm.shared.mapped import DiskError
 
 Row = tuple[str, int, int | None, bytes]
 """An event as it comes from a client: aggregate id, sequence, timestamp if it has one, payload."""
@@ -51,6 +57,9 @@ _CACHED_HEADS: Final = 1 << 16
 _Head = tuple[int, int, int]
 """The newest record of a key: the word of the index that points to it (or 0), its offset, its sequence."""
 _NO_HEAD: Final[_Head] = (0, 0, -1)
+
+_Figures = tuple[int, int, int, int]
+"""After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
 
 
 class _Draft:
@@ -87,10 +96,13 @@ class _Draft:
 class Journal:
     """The writing side of a store's files. One process at a time has one; the caller sees to that."""
 
-    def __init__(self, directory: Path, files: recovery.WriterFiles) -> None:
+    def __init__(self, directory: Path, files: recovery.WriterFiles, *, waits_for_disk: bool = False) -> None:
         self.directory = directory
+        self.is_unsettled = False
+        """There are commits that are neither on the disk nor published."""
         self.is_broken = False
         """A commit or reset failed half-way. The server has to leave, so that the next one's recovery undoes it."""
+        self._waits_for_disk = waits_for_disk
         self._use(files)
         words = self._words
         words[EPOCH] += 1
@@ -103,13 +115,17 @@ class Journal:
         self._clock = HybridClock(words[CLOCK])
 
     @classmethod
-    def open(cls, directory: Path, *, max_commit_bytes: int) -> Journal:
-        """Recover the store in the directory, or begin one. Raises `StoreFullError` and `CorruptLogError`."""
+    def open(cls, directory: Path, *, max_commit_bytes: int, waits_for_disk: bool = False) -> Journal:
+        """Recover the store in the directory, or begin one.
+
+        Raises `StoreFullError`, `CorruptLogError` and `DiskError`.
+        """
         if recovery.is_begun(directory):
-            return cls(directory, recovery.recover(directory))
-        files = recovery.create(directory, incarnation=1, epoch=0, clock=0, max_commit_bytes=max_commit_bytes)
-        recovery.publish(directory)
-        return cls(directory, files)
+            files = recovery.recover(directory)
+        else:
+            files = recovery.create(directory, incarnation=1, epoch=0, clock=0, max_commit_bytes=max_commit_bytes)
+            recovery.publish(directory, files)
+        return cls(directory, files, waits_for_disk=waits_for_disk)
 
     @property
     def max_commit_bytes(self) -> int:
@@ -120,14 +136,15 @@ class Journal:
         """Store the events of one commit, and return the position of the first and the timestamps of all.
 
         A commit that is sent again, since its reply was lost, is answered with what became of it the first time.
-        Raises `SequenceConflictError`, `InvalidEventError`, `StoreFullError`.
+        Where the journal waits for the disk, the answer holds as soon as it has settled. Raises
+        `SequenceConflictError`, `InvalidEventError`, `StoreFullError`, `StoreUnavailableError`.
         """
         self._check_may_write()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
         if resent and (frame := self._frame_of(EVENT, _key(rows[0][0]), rows[0][1], commit_id)):
             return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
-        first_position = self._words[LAST_POSITION] + 1
+        first_position = self._written[2] + 1
         draft = self._draft(lambda offset: self._draft_events(rows, first_position, offset))
         self._append(draft, commit_id, first_position, len(rows))
         return first_position, draft.timestamps
@@ -144,19 +161,41 @@ class Journal:
         if (error := _refusal(key, before[2], (aggregate_id, sequence, None, payload))) is not None:
             raise error
         draft = self._draft(lambda offset: self._draft_snapshot(key, before, sequence, payload, offset))
-        self._append(draft, commit_id, self._words[LAST_POSITION] + 1, 0)
+        self._append(draft, commit_id, self._written[2] + 1, 0)
         return True
+
+    def settle(self) -> None:
+        """Wait until the disk has the commits since the last time, and publish them. Raises `DiskError`.
+
+        It is not tried again then: they stay unpublished, and no further commit is accepted.
+        """
+        if not self.is_unsettled:
+            return
+        self._check_may_write()
+        end = self._written[3]
+        try:
+            self._files.log.flush(self._words[DURABLE], end)
+        except DiskError as error:
+            self._words[DISK_FAILED] = 1
+            raise DiskError(error.target, f"{error.reason}; whether the commit is kept shows after a restart") from None
+        self._words[DURABLE] = end
+        self._publish()
 
     def reset(self) -> None:
         """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
         self._check_may_write()
+        self.settle()
         former = self._files
-        fresh = recovery.create_next(self.directory, self._words)
+        try:
+            fresh = recovery.create_next(self.directory, self._words)
+        except DiskError:
+            self._words[DISK_FAILED] = 1
+            raise
         for word in (SERVER_PID, CLIENTS):
             fresh.header.words[word] = self._words[word]
         try:
-            self._words[GENERATION] = RETIRED
-            recovery.publish(self.directory)
+            head.retire(former.header)
+            recovery.publish(self.directory, fresh)
             self._use(fresh)
         except BaseException:
             self.is_broken = True
@@ -165,8 +204,16 @@ class Journal:
         recovery.sweep(self.directory, keep=self._words[INCARNATION])
 
     def retire(self) -> None:
-        """Tell every reader that the store is no more."""
-        self._words[GENERATION] = RETIRED
+        """Tell every reader that the store is no more, and the disk, before its files go."""
+        head.retire(self._files.header)
+
+    def secure(self) -> None:
+        """Let the disk have everything, and note so: what is damaged later is no loss of power. Raises `DiskError`."""
+        if not self.is_broken and not self._words[DISK_FAILED]:
+            published = self._words[PUBLISHED]
+            self._files.log.flush(self._words[DURABLE], published)
+            self._words[DURABLE] = published
+            self._files.header.flush()
 
     def count_clients(self, clients: int) -> None:
         """Publish how many clients are connected."""
@@ -178,14 +225,21 @@ class Journal:
 
     def _use(self, files: recovery.WriterFiles) -> None:
         self._files = files
-        self._words = files.header.words
+        words = self._words = files.header.words
         self._heads: dict[int, dict[bytes, _Head]] = {EVENT: {}, SNAPSHOT: {}}
+        self._written: _Figures = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
 
     def _check_may_write(self) -> None:
         if self.is_broken:
             raise StoreUnavailableError(str(self.directory), "its server failed in the midst of a commit, and leaves")
         if self._words[EPOCH] != self.epoch:
             raise StoreUnavailableError(str(self.directory), "another server has taken over; this one must not write")
+        if self._words[DISK_FAILED]:
+            raise StoreUnavailableError(
+                str(self.directory),
+                "its disk did not take what was written, so nothing more is stored; reads go on. Look after the disk, "
+                f"then restart the machine, or save what there is: python -m maestro_shm repair {self.directory}",
+            )
 
     def _frame_of(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
         """The frame of the commit, if it is in the log: the first of its records tells."""
@@ -211,7 +265,7 @@ class Journal:
 
     def _draft(self, make: Callable[[int], _Draft]) -> _Draft:
         """The draft that `make` makes for an offset: the tail's, or the next segment's where it does not fit."""
-        tail = self._words[PUBLISHED]
+        tail = self._written[3]
         draft = make(tail)
         length = draft.end - tail
         if (size := length - frames.FRAME_HEADER.size) > self.max_commit_bytes:
@@ -222,7 +276,7 @@ class Journal:
     def _draft_events(self, rows: Sequence[Row], first_position: int, offset: int) -> _Draft:
         draft = _Draft(EVENT, offset)
         heads, clock = draft.heads, self._clock
-        clock.last = self._words[CLOCK]  # a draft that is given up leaves no trace
+        clock.last = self._written[0]  # a draft that is given up leaves no trace
         for position, row in enumerate(rows, first_position):
             aggregate_id, sequence, given, payload = row
             key = _key(aggregate_id)
@@ -241,22 +295,23 @@ class Journal:
 
     def _draft_snapshot(self, key: bytes, before: _Head, sequence: int, payload: bytes, offset: int) -> _Draft:
         draft = _Draft(SNAPSHOT, offset)
-        self._clock.last = self._words[CLOCK]
+        self._clock.last = self._written[0]
         draft.add(key, before, sequence, 0, self._clock.tick(), payload)
         return draft
 
     def _append(self, draft: _Draft, commit_id: bytes, first_position: int, events: int) -> None:
         if type(commit_id) is not bytes or len(commit_id) != COMMIT_ID_BYTES:
             raise InvalidEventError(f"a commit id must be {COMMIT_ID_BYTES} bytes, not {shown(commit_id)}")
-        words, files = self._words, self._files
+        files = self._files
+        _, aggregates, _, tail = self._written
         last_position = first_position + events - 1
-        aggregates = words[AGGREGATES] + (draft.new_keys if events else 0)
+        aggregates += draft.new_keys if events else 0
         facts = (commit_id, first_position, aggregates, len(draft.packed), self.epoch)
         packed = frames.pack_frame(draft.offset, draft.end - draft.offset, *facts, b"".join(draft.packed))
         following = self._reserve(draft, last_position)
         index_words = files.index.words
         try:
-            files.log.write(words[PUBLISHED], draft.offset, packed)
+            files.log.write(tail, draft.offset, packed)
             for word, offset, _ in draft.heads.values():
                 index_words[word] = offset
             if following:
@@ -264,13 +319,20 @@ class Journal:
             if events:
                 files.positions.put(first_position, draft.offsets)
             self._heads[draft.kind].update(draft.heads)
-            words[CLOCK] = self._clock.last
-            words[AGGREGATES] = aggregates
-            words[LAST_POSITION] = last_position
-            words[PUBLISHED] = draft.end
+            self._written = self._clock.last, aggregates, last_position, draft.end
+            if self._waits_for_disk:
+                self.is_unsettled = True
+            else:
+                self._publish()
         except BaseException:
             self.is_broken = True
             raise
+
+    def _publish(self) -> None:
+        words = self._words
+        # In this order, which is that of the assignment: the last store is the commit.
+        words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED] = self._written
+        self.is_unsettled = False
 
     def _reserve(self, draft: _Draft, last_position: int) -> list[Claim]:
         """Do whatever can fail, for want of room or for damage.
@@ -282,6 +344,9 @@ class Journal:
             self._files.log.reserve(draft.end)
             self._files.positions.reserve(last_position)
             self._files.index.reserve(draft.new_keys)
+        except DiskError:
+            self._words[DISK_FAILED] = 1
+            raise
         finally:
             words_hold = self._words[GENERATION] == generation
             if not words_hold or len(self._heads[draft.kind]) > _CACHED_HEADS:

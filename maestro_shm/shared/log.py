@@ -44,7 +44,7 @@ class Log:
 
     def __init__(self, directory: Path, incarnation: int, *, writable: bool) -> None:
         self._segments = Segments(
-            directory, f"log-{incarnation}", SEGMENT_BITS, first_step=_FIRST_STEP, writable=writable
+            directory, f"log-{incarnation}", SEGMENT_BITS, first_step=_FIRST_STEP, writable=writable, lasting=True
         )
         self._files = self._segments.files
 
@@ -52,6 +52,7 @@ class Log:
         """Begin the file. Raises `StoreFullError`."""
         self._segments.reserve(START)
         self._files[0].data[:START] = FILE_MARK
+        self.flush(0, START)
 
     def check(self, end: int) -> None:
         """Raise `CorruptLogError` if a segment below this offset is missing."""
@@ -148,9 +149,17 @@ class Log:
         self._put(offset, packed)
 
     def make_void(self, undone: Frame) -> None:
-        """Let scans step over a frame from now on; what lies in it stays, for readers that are on their way there."""
+        """Let scans step over a frame from now on; what lies in it stays, for readers that are on their way there.
+
+        Its next try lies behind it: without the mark on the disk a power loss would bring it back beside that.
+        """
         words = self._segments.open(undone.offset >> SEGMENT_BITS).words
         words[(undone.offset & _MASK) >> 3] = int.from_bytes(frame.void_start(undone), sys.byteorder)
+        self.flush(undone.offset, undone.offset + len(frame.void_start(undone)))
+
+    def flush(self, start: int, end: int) -> None:
+        """Return when the disk has what was written between these offsets. Raises `DiskError`."""
+        self._segments.flush(start, end)
 
     def damage(self, offset: int, reason: str) -> CorruptLogError:
         """The error for what is found at this offset."""

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Final, NoReturn
 
+from maestro_shm import options
 from maestro_shm.errors import StoreError, StoreUnavailableError
 from maestro_shm.shared import complaints, launch, wire
 from maestro_shm.shared import creator as creators
@@ -50,7 +51,8 @@ def _make_server(directory: Path) -> LoopServer:
     settings = directories.read_settings(directory)
     for stale in directory.glob("socket-*"):
         stale.unlink()
-    journal = Journal.open(directory, max_commit_bytes=settings.max_commit_bytes)
+    waits_for_disk = settings.durability == options.POWER
+    journal = Journal.open(directory, max_commit_bytes=settings.max_commit_bytes, waits_for_disk=waits_for_disk)
     StoreManager.register("journal", lambda: journal, exposed=wire.METHODS, create_method=False)
     address = str(directories.socket_path(directory, journal.epoch))
     server = StoreManager(address, directories.read_key(directory), SERIALIZER).get_server()

@@ -4,6 +4,9 @@ Within one boot of the machine the memory outlives every process, so the publish
 was never acknowledged and is undone, which takes no longer in a large store. After another boot the disk may hold any
 part of what was written: the log is scanned by its CRCs, and index and positions are built anew from it. So they are if
 somebody has removed them.
+
+What a scan goes by is flushed to the disk before it is needed, in every mode: a store's beginning, a new segment of its
+log, a mark on an undone frame, an epoch.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +25,7 @@ from maestro_shm.shared.frame import EVENT, Frame, Record
 from maestro_shm.shared.header import RETIRED
 from maestro_shm.shared.index import GrowingIndex, Index
 from maestro_shm.shared.log import START, Log
-from maestro_shm.shared.mapped import MappedFile
+from maestro_shm.shared.mapped import MappedFile, flush_directory
 from maestro_shm.shared.positions import Positions
 
 UNFINISHED: Final = head.NAME + ".new"
@@ -83,9 +87,11 @@ def create_next(directory: Path, former: memoryview) -> WriterFiles:
     )
 
 
-def publish(directory: Path) -> None:
-    """Give the unfinished files the name by which they are found."""
+def publish(directory: Path, files: WriterFiles) -> None:
+    """Give the unfinished files the name by which they are found. Raises `DiskError`."""
+    files.header.flush()
     (directory / UNFINISHED).replace(directory / head.NAME)
+    flush_directory(directory)
 
 
 def recover(directory: Path) -> WriterFiles:
@@ -104,6 +110,7 @@ def recover(directory: Path) -> WriterFiles:
         index = _undo_unpublished(directory, words, log, positions)
     else:
         index = _rebuild(directory, words, log, positions, least=words[head.DURABLE])
+        _note_durable(words, log)
     return WriterFiles(header, log, positions, index)
 
 
@@ -150,7 +157,7 @@ def _begin_anew(directory: Path, retired: memoryview) -> WriterFiles:
     upon files of this one.
     """
     files = create_next(directory, retired)
-    publish(directory)
+    publish(directory, files)
     sweep(directory, keep=files.header.words[head.INCARNATION])
     return files
 
@@ -176,21 +183,30 @@ def _whole_table(path: Path, log: Log) -> Index | None:
 
 
 def _undo(words: memoryview, log: Log, table: Index | None) -> None:
-    """Undo the commit that was not published, of which there is one at most. A torn one has changed nothing else.
+    """Undo the commits that were not published: one, or those that waited for the disk. A torn one has changed nothing.
 
-    Its place is not used again: a reader that was stopped may be on its way there, and finds the way back from it.
+    Their places are not used again: a reader that was stopped may be on its way there, and finds the way back from
+    there. The first is made void last, so that whoever is killed meanwhile leaves enough to begin again.
     """
-    frame, records = next(log.whole_frames(words[head.PUBLISHED]), (None, ()))
-    if frame is None or frame.epoch != words[head.EPOCH]:
-        return  # what an older epoch left behind the end of a scan is none
-    if table is not None:
-        _point_back(table, records)
-    if records:  # or an earlier recovery came to here
-        new_streams = sum(record.kind == EVENT and not record.previous for record in records)
-        words[head.LAST_POSITION] = frame.first_position - 1
-        words[head.AGGREGATES] = frame.aggregates - new_streams
+    # What an older epoch left behind the end of a scan is no commit to undo.
+    written = list(
+        takewhile(lambda found: found[0].epoch == words[head.EPOCH], log.whole_frames(words[head.PUBLISHED]))
+    )
+    undone = [(frame, records) for frame, records in written if records]  # an earlier recovery may have come so far
+    if undone:
+        first, records = undone[0]
+        words[head.LAST_POSITION] = first.first_position - 1
+        words[head.AGGREGATES] = first.aggregates - _new_streams(records)
+    for frame, records in reversed(undone):
+        if table is not None:
+            _point_back(table, records)
         log.make_void(frame)
-    words[head.PUBLISHED] = frame.end
+    if written:
+        words[head.PUBLISHED] = written[-1][0].end
+
+
+def _new_streams(records: Sequence[Record]) -> int:
+    return sum(record.kind == EVENT and not record.previous for record in records)
 
 
 def _point_back(table: Index, records: Sequence[Record]) -> None:
@@ -217,6 +233,14 @@ def _rebuild(directory: Path, words: memoryview, log: Log, positions: Positions,
     former.unlink(missing_ok=True)
     words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
     return index
+
+
+def _note_durable(words: memoryview, log: Log) -> None:
+    """What was found after another boot is what the disk has; where boots cannot be told apart, it has to get it."""
+    log.flush(0, words[head.PUBLISHED])
+    words[head.DURABLE] = words[head.PUBLISHED]
+    if head.boot_id() != (0, 0):
+        words[head.DISK_FAILED] = 0
 
 
 def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingIndex) -> None:

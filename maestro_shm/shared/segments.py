@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from maestro_shm.errors import StoreFullError
-from maestro_shm.shared.mapped import PAGE, MappedFile
+from maestro_shm.shared.mapped import PAGE, MappedFile, flush_file
 
 LARGEST_STEP: Final = 16 << 20
 
@@ -14,12 +14,16 @@ LARGEST_STEP: Final = 16 << 20
 class Segments:
     """The segments of one growing file, by number. Each is mapped when it is first needed."""
 
-    def __init__(self, directory: Path, prefix: str, bits: int, *, first_step: int, writable: bool) -> None:
+    def __init__(
+        self, directory: Path, prefix: str, bits: int, *, first_step: int, writable: bool, lasting: bool = False
+    ) -> None:
+        """One that is `lasting` has each new segment on the disk, empty, before anything is written to it."""
         self.size: Final = 1 << bits
         self._directory = directory
         self._prefix = prefix
         self._first_step = first_step
         self._writable = writable
+        self._lasting = lasting
         self._allocated_end = 0
         self.files: Final[dict[int, MappedFile]] = {}
 
@@ -67,6 +71,15 @@ class Segments:
                 self._allocate(number, start, wanted)
             self._allocated_end = number * self.size + wanted
 
+    def flush(self, start: int, end: int) -> None:
+        """Return when the disk has what was written between these addresses. Raises `DiskError`."""
+        for number in range(start // self.size, -(-end // self.size)):
+            base = number * self.size
+            if file := self.files.get(number):
+                file.flush(max(start - base, 0), min(end - base, self.size))
+            else:
+                flush_file(self.path(number))
+
     def close(self) -> None:
         """Unmap all the segments."""
         for file in self.files.values():
@@ -78,7 +91,7 @@ class Segments:
         else:
             # One that is there was left by a writer that died before it came to use it.
             self.path(number).unlink(missing_ok=True)
-            self.files[number] = MappedFile.create(self.path(number), self.size, stop)
+            self.files[number] = MappedFile.create(self.path(number), self.size, stop, lasting=self._lasting)
 
     def _is_whole(self, number: int) -> bool:
         try:

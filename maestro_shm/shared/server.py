@@ -54,6 +54,8 @@ class LoopServer(managers.Server):
         self._key = bytes(authkey)
         self._message_limit = self.journal.max_commit_bytes + wire.OVERHEAD
         self._peers: set[Peer] = set()
+        self._held_back: list[tuple[Peer, int, bytes]] = []
+        """Replies that wait for the disk, with the numbers of their requests."""
         self._complaints = Complaints()
         self._watch = Watch()
         self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
@@ -86,6 +88,8 @@ class LoopServer(managers.Server):
                     key.data()
                     if self._store_ends:
                         break  # let nobody in to a store that is no more
+                if self._held_back:
+                    self._settle()
                 if (now := time.monotonic()) >= self._chores_due:
                     self._chores_due = now + _TICK
                     self._do_chores(now)
@@ -140,13 +144,39 @@ class LoopServer(managers.Server):
             self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
 
     def _attend(self, peer: Peer) -> None:
+        if peer.unsent:
+            self._deal_with(peer, peer.flush)
+        else:
+            self._deal_with(peer, self._receive, peer)
+
+    def _receive(self, peer: Peer) -> None:
+        for payload in peer.receive():
+            number, reply = self._answer(payload)
+            if self.journal.is_unsettled:
+                self._held_back.append((peer, number, reply))
+            else:
+                peer.send(reply)
+
+    def _settle(self) -> None:
+        """Let the disk have the commits of this batch, and answer them: one flush for all of them."""
+        held_back, self._held_back = self._held_back, []
+        if self.journal.is_broken:
+            return  # the next server undoes them; those who wait are cut off, and ask it again
+        error: StoreError | None = None
+        try:
+            self.journal.settle()
+        except StoreError as reason:
+            error = reason
+            self._complaints.about(str(error))
+        for peer, number, reply in held_back:
+            if peer in self._peers:
+                self._deal_with(peer, peer.send, wire.pack_error(number, error) if error else reply)
+
+    def _deal_with(self, peer: Peer, action: Callable[..., None], *arguments: object) -> None:
+        """Whatever comes of it, go on: with the client, or without."""
         was_known, had_unsent = peer.is_known, bool(peer.unsent)
         try:
-            if had_unsent:
-                peer.flush()
-            else:
-                for payload in peer.receive():
-                    peer.send(self._answer(payload))
+            action(*arguments)
         except BlockingIOError:
             return
         except (OSError, EOFError):
@@ -182,7 +212,8 @@ class LoopServer(managers.Server):
         self.journal.count_clients(clients)
         self._idle_since = time.monotonic()
 
-    def _answer(self, payload: bytes) -> bytes:
+    def _answer(self, payload: bytes) -> tuple[int, bytes]:
+        """The number of a request, and the reply."""
         try:
             number, ident, method, arguments = wire.unpack(payload)
         except ValueError:
@@ -195,17 +226,17 @@ class LoopServer(managers.Server):
             raise wire.ProtocolError(f"no such call: {shown(ident)}, {shown(method)}") from None
         try:
             with self.mutex:
-                return wire.pack([number, True, function(*arguments)])
+                return number, wire.pack([number, True, function(*arguments)])
         except StoreError as error:
-            return wire.pack_error(number, error)
+            return number, wire.pack_error(number, error)
         except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
             self._complaints.about_exception()
             if self.journal.is_broken:
                 self._leave()
             elif isinstance(error, (TypeError, ValueError, struct.error)):
-                return wire.pack_error(number, InvalidEventError(f"the server cannot read this: {error}"))
+                return number, wire.pack_error(number, InvalidEventError(f"the server cannot read this: {error}"))
             reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
-            return wire.pack_error(number, StoreUnavailableError(str(self.journal.directory), reason))
+            return number, wire.pack_error(number, StoreUnavailableError(str(self.journal.directory), reason))
 
     def _do_chores(self, now: float) -> None:
         for peer in [peer for peer in self._peers if not peer.is_known and now > peer.deadline]:
@@ -234,10 +265,13 @@ class LoopServer(managers.Server):
 
     def _end(self) -> None:
         self.listener.close()
-        if self._store_ends and self._holds_directory():
-            self.journal.retire()
-            with contextlib.suppress(OSError, StoreError):
-                directories.remove(self.journal.directory)
+        try:
+            if self._store_ends:
+                self._remove_store()
+            else:
+                self.journal.secure()
+        except (OSError, StoreError):
+            self._complaints.about_exception()
         # Last of all, since a client that waits for the end waits for this.
         for peer in self._peers:
             peer.socket.close()
@@ -245,6 +279,11 @@ class LoopServer(managers.Server):
         self.journal.close()
         if self._spare_descriptor is not None:
             os.close(self._spare_descriptor)
+
+    def _remove_store(self) -> None:
+        if self._holds_directory():
+            self.journal.retire()
+            directories.remove(self.journal.directory)
 
 
 class StoreManager(managers.BaseManager):

@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
@@ -76,17 +76,24 @@ class SharedStore(Store):
         allow_reset: bool = False,
         max_commit_bytes: int | None = None,
         idle_timeout: float | None = None,
+        durability: str | None = None,
     ) -> Self:
         """The store of a `shm:` target or a path; it is made if there is none, and outlives its users."""
         settings = Settings(
             options.commit_bytes(options.DEFAULT_COMMIT_BYTES if max_commit_bytes is None else max_commit_bytes),
             options.idle_timeout(options.DEFAULT_IDLE_TIMEOUT if idle_timeout is None else idle_timeout),
+            durability=options.durability(options.PROCESS if durability is None else durability),
         )
+        if settings.durability == options.POWER and target.startswith(places.SHM_SCHEME):
+            raise ValueError(
+                f"durability='power' needs a path on a disk: shared memory ends with the power, {target!r} too"
+            )
         deadline = time.monotonic() + options.timeout(timeout)
         store = cls(target, path_of(target), timeout=timeout, allow_reset=allow_reset)
         with store._opening():
             store._use(election.open_or_create(store.directory, settings, deadline))
-            _check_settings(target, store.directory, max_commit_bytes=max_commit_bytes, idle_timeout=idle_timeout)
+            wanted = {"max_commit_bytes": max_commit_bytes, "idle_timeout": idle_timeout, "durability": durability}
+            _check_settings(target, store.directory, wanted)
         return store
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
@@ -255,7 +262,7 @@ def _end_private(directory: Path, timeout: float, creator: int) -> None:
         election.end(directory, "stop", time.monotonic() + timeout)
 
 
-def _check_settings(target: str, directory: Path, **wanted: float | None) -> None:
+def _check_settings(target: str, directory: Path, wanted: Mapping[str, object]) -> None:
     settings = directories.read_settings(directory)
     for name, value in wanted.items():
         fixed = getattr(settings, name)
