@@ -30,10 +30,11 @@ Stream = list[tuple[int, Any]]
 class Books:
     """A journal, a reader that is open all the time, and what both ought to hold."""
 
-    def __init__(self, directory: Path, *, cap: int = CAP) -> None:
+    def __init__(self, directory: Path, *, cap: int = CAP, waits_for_disk: bool = False) -> None:
         self.directory = directory
         self.cap = cap
-        self.journal = Journal.open(directory, max_commit_bytes=cap)
+        self.waits_for_disk = waits_for_disk
+        self.journal = self._open()
         self.reader = Reader(directory)
         self.streams: dict[str, Stream] = {}
         self.snapshots: dict[str, tuple[int, Any]] = {}
@@ -60,14 +61,14 @@ class Books:
     def reopen(self) -> None:
         """A new server, the former one being dead."""
         self.journal.close()
-        self.journal = Journal.open(self.directory, max_commit_bytes=self.cap)
+        self.journal = self._open()
 
     def reboot(self) -> None:
         """A new server on a machine that was started anew: nobody has any of the files open."""
         self.reader.close()
         self.journal.close()
         pretend_reboot(self.directory)
-        self.journal = Journal.open(self.directory, max_commit_bytes=self.cap)
+        self.journal = self._open()
         self.reader = Reader(self.directory)
 
     def check(self, *readers: Reader) -> None:
@@ -93,6 +94,9 @@ class Books:
     def close(self) -> None:
         self.reader.close()
         self.journal.close()
+
+    def _open(self) -> Journal:
+        return Journal.open(self.directory, max_commit_bytes=self.cap, waits_for_disk=self.waits_for_disk)
 
     def __enter__(self) -> Self:
         return self

@@ -22,12 +22,16 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 from uuid import uuid4
 
+import maestro_shm as ms
 from maestro_shm.shared.store import path_of
 
 T = TypeVar("T")
 
 PATIENCE: Final = 40.0
 """Seconds until a child counts as hung; far more than any needs, and less than a test's own time."""
+
+WARNINGS: Final = ("-W", "error", "-W", "default:shared memory:RuntimeWarning")
+"""Each is an error, but that of a container's small shared memory."""
 
 
 def wait_until(condition: Callable[[], object], what: str, *, seconds: float = PATIENCE) -> None:
@@ -90,12 +94,27 @@ def named_target() -> Iterator[str]:
         yield target
 
 
+def other_package(tmp_path: Path, addition: str) -> Path:
+    """A copy of the package, whose server runs some more code when it starts."""
+    package = tmp_path / "other" / "maestro_shm"
+    shutil.copytree(Path(ms.__file__).parent, package)
+    with (package / "shared" / "process.py").open("a") as program:
+        program.write(textwrap.dedent(addition))
+    return package
+
+
 class Program:
     """Another program: its source runs in a fresh interpreter, and is talked to line by line."""
 
     def __init__(self, source: str, *arguments: str | Path | int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", textwrap.dedent(source), *map(str, arguments)],
+            [
+                sys.executable,
+                *WARNINGS,
+                "-c",
+                textwrap.dedent(source),
+                *map(str, arguments),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
@@ -56,6 +57,7 @@ STORES: Final[dict[str, Callable[..., AbstractContextManager[ms.Store]]]] = {
     "private": _private,
     "named": _named,
     "path": _path,
+    "path, power": partial(_path, durability="power"),
 }
 """Every kind of store that keeps the contract, by name: what makes a new one, takes options, and cleans up."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -792,24 +791,6 @@ def test_a_reset_without_room_changes_nothing(books: Books, monkeypatch: pytest.
     assert number > 3
     books.streams = {}
     books.check()
-
-
-@pytest.fixture
-def small_file_system(tmp_path: Path) -> Iterator[Path]:
-    """A file system in memory with room for 3 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
-    path = tmp_path / "mounted"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a file system: {mounted.stderr}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_on_a_full_file_system_reads_go_on_and_commits_return_with_the_room(small_file_system: Path) -> None:

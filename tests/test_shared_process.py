@@ -7,12 +7,11 @@ import os
 import shutil
 import signal
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
-from processes import Fork, Program, cleaned_up, is_gone, kill, named_target, output_of, wait_until
+from processes import Fork, Program, cleaned_up, is_gone, kill, named_target, other_package, output_of, wait_until
 
 import maestro_shm as ms
 from maestro_shm.shared import complaints
@@ -24,15 +23,6 @@ from maestro_shm.shared.transport import Line
 
 def commit(store: ms.Store, sequence: int) -> None:
     store.commit_events([ms.Event("a", sequence, "made", None)])
-
-
-def other_package(tmp_path: Path, addition: str) -> Path:
-    """A copy of the package, whose server runs some more code when it starts."""
-    package = tmp_path / "other" / "maestro_shm"
-    shutil.copytree(Path(ms.__file__).parent, package)
-    with (package / "shared" / "process.py").open("a") as program:
-        program.write(textwrap.dedent(addition))
-    return package
 
 
 def test_a_server_runs_the_package_of_its_client_whatever_else_is_installed(path: Path, tmp_path: Path) -> None:

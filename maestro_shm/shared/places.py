@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ from maestro_shm.shared import directory as directories
 
 SHM_SCHEME: Final = "shm:"
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SMALL: Final = 256 << 20
+"""Bytes. A container has 64 MiB by default; a machine gives half of its memory."""
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (it is what we want, and guarded by mode and owner)
 
 
@@ -50,6 +53,19 @@ def sweep_private() -> None:
                 with directories.holding(path) as free:
                     if free:
                         directories.remove(path)
+
+
+def warn_if_small() -> None:
+    """Warn the caller of `connect` where shared memory is as small as in a container, before a commit finds it full."""
+    usage = os.statvfs(_root())
+    size = usage.f_blocks * usage.f_frsize
+    if 0 < size < _SMALL:  # 0 is without a limit
+        warnings.warn(
+            f"shared memory in {str(_root())!r} has room for {size >> 20} MiB in all; when it is full, commits raise "
+            "StoreFullError. Give it more (docker run --shm-size=1g), or connect to a path on a disk",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _root() -> Path:

@@ -58,6 +58,7 @@ class SharedStore(Store):
         creator = creators.identity(os.getpid())
         settings = Settings(options.commit_bytes(max_commit_bytes), options.DEFAULT_IDLE_TIMEOUT, creator)
         deadline = time.monotonic() + options.timeout(timeout)
+        places.warn_if_small()
         places.sweep_private()
         directory = places.new_private_path(creator)
         store = cls(str(directory), directory, timeout=timeout, allow_reset=True)
@@ -84,10 +85,10 @@ class SharedStore(Store):
             options.idle_timeout(options.DEFAULT_IDLE_TIMEOUT if idle_timeout is None else idle_timeout),
             durability=options.durability(options.PROCESS if durability is None else durability),
         )
-        if settings.durability == options.POWER and target.startswith(places.SHM_SCHEME):
-            raise ValueError(
-                f"durability='power' needs a path on a disk: shared memory ends with the power, {target!r} too"
-            )
+        if target.startswith(places.SHM_SCHEME):
+            if settings.durability == options.POWER:
+                raise ValueError(f"durability='power' needs a path on a disk; {target!r} ends with the power")
+            places.warn_if_small()
         deadline = time.monotonic() + options.timeout(timeout)
         store = cls(target, path_of(target), timeout=timeout, allow_reset=allow_reset)
         with store._opening():
