@@ -17,6 +17,7 @@ from benchmarks.filled_store import fill_large, fill_small
 from benchmarks.first_read import time_first_reads
 from benchmarks.fresh_process import FreshProcesses
 from benchmarks.results import Results
+from benchmarks.rivals.durable import MaestroPower, SqliteFull
 from benchmarks.rivals.maestro import Maestro
 from benchmarks.rivals.manager_object import ManagerObject
 from benchmarks.rivals.rival import Contender
@@ -52,9 +53,14 @@ def _play_figures(results: Results, say: _Say) -> None:
 
 
 def _compare_crowds(results: Results, say: _Say) -> None:
-    say(f"{results.settings.few_workers} and {results.settings.many_workers} workers …")
+    settings = results.settings
+    say(f"{settings.few_workers} and {settings.many_workers} workers …")
     with _opened(Maestro) as ours, _opened(ManagerObject) as theirs:
-        results.throughputs = compare_crowds([ours, theirs], results.settings)
+        results.throughputs += compare_crowds([ours, theirs], (settings.few_workers, settings.many_workers), settings)
+    say("workers who wait for the disk …")
+    with _opened(MaestroPower, on_disk=True) as ours, _opened(SqliteFull, on_disk=True) as theirs:
+        crowds = (1, settings.few_workers, settings.many_workers)
+        results.throughputs += compare_crowds([ours, theirs], crowds, settings)
 
 
 def _try_large_store(results: Results, fresh: FreshProcesses, say: _Say) -> None:
@@ -67,9 +73,9 @@ def _try_large_store(results: Results, fresh: FreshProcesses, say: _Say) -> None
 
 
 @contextmanager
-def _opened(rival: type[Contender]) -> Iterator[Contender]:
-    """In a directory of its own, in memory where the machine has such a place."""
-    place = _MEMORY if _MEMORY.is_dir() else None
+def _opened(rival: type[Contender], *, on_disk: bool = False) -> Iterator[Contender]:
+    """In a directory of its own: in memory where the machine has such a place, or beside this file, on a disk."""
+    place = Path(__file__).parent if on_disk else _MEMORY if _MEMORY.is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="maestro-bench-", dir=place) as directory,
         rival(Path(directory)) as contender,

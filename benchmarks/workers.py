@@ -6,6 +6,7 @@ one's rate is by its own clock, so the slowest does not stretch the run; few and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -41,9 +42,8 @@ class _Stint:
     commits: int
 
 
-def compare_crowds(contenders: list[Contender], settings: Settings) -> list[Throughput]:
+def compare_crowds(contenders: list[Contender], crowds: Sequence[int], settings: Settings) -> list[Throughput]:
     """One line for each contender and number of workers."""
-    crowds = (settings.few_workers, settings.many_workers)
     rates: dict[tuple[str, int], list[float]] = {}
     for turn in range(settings.worker_rounds):
         for contender in contenders:
