@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["scripts/demo", "scripts/test", "scripts/check", ".ci/run"]
+SCRIPTS = ["scripts/demo", "scripts/test", "scripts/check", "scripts/torture", ".ci/run"]
 ENVIRONMENT = f".venv-{sys.version_info[0]}.{sys.version_info[1]}"
 
 PYPROJECT = """
