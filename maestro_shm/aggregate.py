@@ -124,6 +124,11 @@ class Aggregate:
         holds for `InvalidHandlerError`, when the command or an event has no handler or the handler returns anything
         but `NewEvent`s. What a handler of events raises comes through too, but that is after the commit: handlers of
         events must always succeed. An automatic snapshot that fails gives a `RuntimeWarning`.
+
+        When it is interrupted (by a signal's handler that raises, say) or ends with `StoreUnavailableError`, the
+        command may have been stored, or be stored this moment, or not. The root is none the worse and catches up at its
+        next use: look at `fetch()` before evaluating the command again, since what is stored counts as another's then.
+        Where that is not enough let the command carry an id that its events keep, so that its handler can tell.
         """
         handler = self._handlers.for_command(command)
         self._refuse_nesting(command)

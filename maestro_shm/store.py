@@ -27,6 +27,9 @@ class Store(ABC):
         Raises `InvalidEventError` for what breaks a rule of the data, and `SequenceConflictError` if the sequence
         number of any event is not above the last one stored for its aggregate: catch up and try again. No events at
         all are no error.
+
+        A call that ends without an outcome (a signal's handler raised, a deadline passed) may have stored them. A store
+        with a server answers the very same call, made again in the same process, with what became of the first.
         """
 
     @abstractmethod
@@ -34,7 +37,8 @@ class Store(ABC):
         """Store the snapshot iff its sequence number is strictly above that of the stored one; say whether it was.
 
         So several processes may write their snapshots without agreement, and the newest stays. Raises
-        `InvalidEventError` for what breaks a rule of the data.
+        `InvalidEventError` for what breaks a rule of the data. What a call does that is made again is said in
+        `commit_events`.
         """
 
     @abstractmethod

@@ -181,10 +181,10 @@ def output_of(source: str, *arguments: str | Path | int) -> str:
 class Fork(Generic[T]):
     """A raw fork of this process that computes one result."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], fork: Callable[[], int] = os.fork) -> None:
         self._pipe, end = os.pipe()
         self._reaped = False
-        self.pid = os.fork()
+        self.pid = fork()
         if self.pid == 0:
             os.close(self._pipe)
             _work_in_child(work, end)

@@ -49,8 +49,9 @@ ALLOWED = {
     "shared.server": BASE | WRITER | LINE | PLACE | {"shared.peer", "shared.watch", "shared.complaints"},
     "shared.process": BASE | WRITER | LINE | PLACE | {"options", "shared.server", "shared.launch", "shared.complaints"},
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
+    "shared.open_calls": set(),
     # The journal for the type of its rows only.
-    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.journal"},
+    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.journal", "shared.open_calls"},
     "shared.store": VALUES
     | {"options"}
     | LINE

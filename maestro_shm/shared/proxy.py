@@ -6,7 +6,10 @@ call closes its line: a reply that comes late can never be taken for another's. 
 lines, which are its parent's, and makes its own.
 
 When a line breaks, the call is sent again to the server that is then there, with the same commit id; the journal tells
-from its log whether it had been carried out.
+from its log whether it had been carried out. A call that ends without an outcome (a signal's handler raised, the
+deadline passed) leaves its commit id behind for whoever makes the very same call again. Its first request may then lie
+unread in the server's socket still, and be read after the second: by then the second has taken the sequence number, or
+somebody else has, and they only rise; so it is refused, and nobody is told.
 """
 
 from __future__ import annotations
@@ -14,19 +17,30 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing import managers
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from maestro_shm.errors import StoreUnavailableError, shown
+from maestro_shm.errors import (
+    InvalidEventError,
+    SequenceConflictError,
+    StoreFullError,
+    StoreUnavailableError,
+    shown,
+)
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.journal import Row
+from maestro_shm.shared.open_calls import OpenCalls
 from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
 
 _BROKEN: Final = (ConnectionError, EOFError)
 """What the end of a line raises."""
-_OPEN_OUTCOME: Final = "; the commit that was under way may or may not have been stored"
+_OPEN_OUTCOME: Final = (
+    "; the commit that was under way may or may not have been stored; to learn it make the same call again"
+)
+_Part = TypeVar("_Part")
+_Made = TypeVar("_Made")
 
 
 class StoreProxy(managers.BaseProxy):
@@ -43,21 +57,22 @@ class StoreProxy(managers.BaseProxy):
         self._is_closed = False
         self._begin([line])
 
-    def commit_events(self, rows: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
-        """The position of the first event and the timestamps of all."""
-        position, timestamps = self._call("commit_events", lambda commit_id, resent: [commit_id, rows, resent])
-        return position, timestamps
+    def commit_events(self, rows: list[Row], made: Callable[[list[Row], Any], _Made]) -> _Made:
+        """What `made` makes of the rows and the reply: the position of the first event and the timestamps of all.
+
+        It is made in here since the outcome is open until the caller has it.
+        """
+        return self._commit("commit_events", rows, [rows], made)
 
     def commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         """Whether the snapshot was stored."""
-        stored: bool = self._call(
-            "commit_snapshot", lambda commit_id, resent: [commit_id, aggregate_id, sequence, payload, resent]
-        )
-        return stored
+        content = [aggregate_id, sequence, payload]
+        return self._commit("commit_snapshot", content, content, _whether_stored)
 
     def reset(self) -> None:
         """Forget everything."""
-        self._call("reset", lambda _commit_id, _resent: [])
+        self._begin_if_forked()
+        self._call(next(self._identity[1]), "reset", [])
 
     def close(self) -> None:
         """Hang up; calls that other threads have under way do so when they end."""
@@ -69,17 +84,20 @@ class StoreProxy(managers.BaseProxy):
             line.close()
 
     def _begin(self, lines: list[Line]) -> None:
-        self._process = os.getpid()
         self._at_rest = lines
-        self._client_id = os.urandom(8)
-        self._numbers = itertools.count(1)
+        self._open_calls = OpenCalls()
+        # One value, so that threads that begin at the same moment after a fork have no commit id in common.
+        self._identity = os.urandom(8), itertools.count(1)
+        self._process = os.getpid()  # last: who is interrupted on the way here begins again
 
-    def _begin_in_child(self) -> None:
-        """Be another client than the parent.
+    def _begin_if_forked(self) -> None:
+        """Be another client than the parent, and leave it what it has under way.
 
         That a fork was is seen by the process id, not only by `os.register_at_fork`: some servers fork in C (uWSGI),
         and two processes with the same lines and commit ids would take each other's replies.
         """
+        if self._process == os.getpid():
+            return
         inherited = self._at_rest
         self._begin([])
         for line in inherited:
@@ -88,17 +106,47 @@ class StoreProxy(managers.BaseProxy):
     def _incref(self) -> None:
         """The base class calls it after a fork, to count references in the server; ours counts none."""
 
-    def _call(self, method: str, arguments: Callable[[bytes, bool], list[Any]]) -> Any:
-        """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`."""
-        if self._process != os.getpid():
-            self._begin_in_child()
+    def _commit(
+        self, method: str, content: list[_Part], arguments: list[Any], made: Callable[[list[_Part], Any], _Made]
+    ) -> _Made:
+        """What `made` makes of the content and the result of a call that is carried out once, however often it is made.
+
+        Nothing is called between the last line of the try and the caller's own, here and in the handle: the
+        interpreter runs the handlers of signals at calls only, so each interruption comes by here or is the caller's.
+        """
+        self._begin_if_forked()
+        open_calls = self._open_calls  # a fork of this process in mid-call has others
+        client_id, numbers = self._identity
+        number = next(numbers)
+        commit_id, is_open = client_id + number.to_bytes(8), False
+        try:
+            if open_calls and (call := (method, *content)) in open_calls:
+                commit_id, is_open = open_calls[call], True
+                del open_calls[call]
+            return made(content, self._call(number, method, [commit_id, *arguments, is_open]))
+        except (SequenceConflictError, InvalidEventError):
+            raise
+        except StoreFullError:
+            if is_open:
+                open_calls[method, *content] = commit_id
+            raise
+        except BaseException:
+            open_calls[method, *content] = commit_id
+            open_calls.forget_oldest()
+            raise
+
+    def _call(self, number: int, method: str, arguments: list[Any]) -> Any:
+        """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`.
+
+        The last of the arguments, where there are any, says whether they may have been sent before.
+        """
         deadline = time.monotonic() + self._timeout
-        number = next(self._numbers)
-        commit_id = self._client_id + number.to_bytes(8)
-        for resent in (False, True, True, True):
-            line = self._take() or self._attach(deadline, resent=resent)
+        for again in (False, True, True, True):
+            if again and arguments:
+                arguments[-1] = True
+            line = self._take() or self._attach(deadline, resent=again or arguments[-1:] == [True])
             try:
-                return self._exchange(line, number, [number, "journal", method, arguments(commit_id, resent)], deadline)
+                return self._exchange(line, number, [number, "journal", method, arguments], deadline)
             except _BROKEN:
                 self._hang_up()  # the others at rest were to the same server
         what = f"its server broke off the same {method} several times"
@@ -143,3 +191,7 @@ class StoreProxy(managers.BaseProxy):
             return self._at_rest.pop()
         except IndexError:
             return None
+
+
+def _whether_stored(_content: list[Any], reply: Any) -> bool:
+    return bool(reply)

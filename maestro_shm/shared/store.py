@@ -9,9 +9,9 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Any, Final, Self
 
 from maestro_shm import codec, options, validation
 from maestro_shm.errors import StoreClosedError, StoreError, StoreUnavailableError
@@ -24,11 +24,10 @@ from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.transport import Line
 from maestro_shm.store import Store
+from maestro_shm.validation import PackedEvent
 
 _ABANDON_SECONDS: Final = 2.0
 """How long to wait for the server of a private store that could not be opened. It ends by itself with this process."""
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
 
 class SharedStore(Store):
@@ -102,18 +101,20 @@ class SharedStore(Store):
         packed = validation.pack_events(events, self._max_commit_bytes)
         if not packed:
             return []
-        first_position, timestamps = self._call(self._proxy.commit_events, packed)
-        return [
-            codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
-            for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
-                zip(packed, timestamps, strict=True), first_position
-            )
-        ]
+        try:
+            return self._proxy.commit_events(packed, _as_stored)
+        except StoreUnavailableError:
+            self._check_open()  # another thread may have closed the store meanwhile
+            raise
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
-        return self._call(self._proxy.commit_snapshot, snapshot.aggregate_id, snapshot.sequence, payload)
+        try:
+            return self._proxy.commit_snapshot(snapshot.aggregate_id, snapshot.sequence, payload)
+        except StoreUnavailableError:
+            self._check_open()
+            raise
 
     def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
         self._check_open()
@@ -143,7 +144,11 @@ class SharedStore(Store):
         self._check_open()
         if not self._allow_reset:
             raise StoreUnavailableError(self.target, "reset() forgets everything; connect with allow_reset=True for it")
-        self._call(self._proxy.reset)
+        try:
+            self._proxy.reset()
+        except StoreUnavailableError:
+            self._check_open()
+            raise
 
     def close(self) -> None:
         if self._closed:
@@ -167,15 +172,6 @@ class SharedStore(Store):
         self._check_open()
         self._use(election.attach(self.directory, time.monotonic() + self._timeout))
         return getattr(self, name)
-
-    def _call(
-        self, method: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
-    ) -> _Result:
-        try:
-            return method(*args, **kwargs)
-        except StoreUnavailableError:
-            self._check_open()  # another thread may have closed the store meanwhile
-            raise
 
     def _use(self, line: Line) -> None:
         proxy = StoreProxy(self.directory, self._timeout, line)
@@ -261,6 +257,16 @@ def _end_private(directory: Path, timeout: float, creator: int) -> None:
         return  # a fork of the creator: the store goes on
     with contextlib.suppress(VanishedError):
         election.end(directory, "stop", time.monotonic() + timeout)
+
+
+def _as_stored(packed: list[PackedEvent], reply: tuple[int, tuple[int, ...]]) -> list[Event]:
+    first_position, timestamps = reply
+    return [
+        codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
+        for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
+            zip(packed, timestamps, strict=True), first_position
+        )
+    ]
 
 
 def _check_settings(target: str, directory: Path, wanted: Mapping[str, object]) -> None:

@@ -1,0 +1,38 @@
+"""Commits whose outcome is open: the call ended, and its reply never came into the caller's hands."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+MAX_CALLS: Final = 1024
+MAX_BYTES: Final = 1 << 26
+"""Of the calls that are remembered; the newest is, however large."""
+
+Call = tuple[Any, ...]
+"""Method and content of a commit as they are sent, of str, int, None, bytes and tuples: equal is the very same."""
+
+
+class OpenCalls(dict[Call, bytes]):
+    """From a call to the commit id that it was sent with, the oldest first. Threads may share it.
+
+    Who makes such a call again takes its id out, so that no two callers are ever told of one commit that it is theirs;
+    and puts it in again if that ends without an outcome, too. It is a dict, not something that has one, because to set
+    or delete an item of a dict is one step of the interpreter: no thread and no signal's handler comes between.
+    """
+
+    def forget_oldest(self) -> None:
+        """Keep within the bounds."""
+        calls = list(self)
+        excess = max(0, len(calls) - MAX_CALLS)
+        left = sum(map(_size, calls[excess:]))
+        while left > MAX_BYTES and excess < len(calls) - 1:
+            left -= _size(calls[excess])
+            excess += 1
+        for call in calls[:excess]:
+            self.pop(call, None)  # another thread may have taken or forgotten it
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, tuple):
+        return sum(map(_size, value))
+    return len(value) if isinstance(value, (str, bytes)) else 0
