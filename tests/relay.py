@@ -90,9 +90,13 @@ class Relay:
         """The next requests with these bytes in them meet these faults, one each."""
         self._faults[content] = deque(faults)
 
+    def spare(self, content: bytes) -> None:
+        """Pass on what has these bytes in it, whatever it was to meet."""
+        self._faults.pop(content, None)
+
     def fault_of(self, request: bytes) -> Fault | None:
         """What this request is to meet."""
-        for content, faults in self._faults.items():
+        for content, faults in list(self._faults.items()):
             if content in request and faults:
                 self.met.append(faults[0].cut)
                 return faults.popleft()

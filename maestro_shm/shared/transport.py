@@ -73,8 +73,8 @@ class Line:
         Raises `DeadlineError`, other `OSError`s when nobody answers, `EOFError` when the server hangs up, and
         `ProtocolError`.
         """
-        self._connection = _connect(address, deadline)
         self._process = os.getpid()
+        self._connection = _connect(address, deadline)
         _lines.add(self)
         self._watch = Watch()
         self._arrival = select.poll()
@@ -114,7 +114,7 @@ class Line:
 
     def __del__(self) -> None:
         # A line may end with a thread or a handle that nobody closed; that is no reason for a ResourceWarning.
-        if hasattr(self, "_process"):  # or there never was a connection
+        if hasattr(self, "_connection"):  # or there never was one
             self.close()
 
     def _send(self, message: bytes, deadline: float) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from campaign import replies
 from campaign.check import Check
 
-ALL: Final[dict[str, Check]] = {}
+ALL: Final[dict[str, Check]] = {
+    "replies": replies.check,
+}
