@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from campaign import replies
+from campaign import calls, replies
 from campaign.check import Check
 
 ALL: Final[dict[str, Check]] = {
     "replies": replies.check,
+    "calls": calls.check,
 }

@@ -61,6 +61,16 @@ def _is_as_asked(told: ms.Event, asked: ms.Event) -> bool:
     ) and asked.timestamp in (None, told.timestamp)
 
 
+def told_by(store: ms.Store, draft: Draft) -> Told | None:
+    """What a store says to a draft; None where it says nothing."""
+    try:
+        return draft.commit_to(store)
+    except ms.SequenceConflictError as conflict:
+        return conflict
+    except ms.StoreUnavailableError:
+        return None
+
+
 class Drafter:
     """Makes up commits on some aggregates, by what it reads of them."""
 

@@ -14,12 +14,16 @@ History = tuple[list[Commit], Frames]
 _Plant = Callable[[random.Random, list[Commit], Frames], History]
 
 
-def caught(random: random.Random, count: int, commits: Sequence[Commit], frames: Frames) -> int:
-    """How many of some planted faults were found."""
+def caught(
+    random: random.Random, count: int, commits: Sequence[Commit], frames: Frames, *, with_rivals: bool = True
+) -> int:
+    """How many of some planted faults were found, beside what there was. Some need conflicts to begin with."""
+    plants = _PLANTS + _PLANTS_OF_RIVALS * with_rivals
+    before = faults_of(commits, frames)
     found = 0
     for number in range(count):
-        kind, plant = _PLANTS[number % len(_PLANTS)]
-        found += faults_of(*plant(random, list(commits), list(frames)))[kind] > 0
+        kind, plant = plants[number % len(plants)]
+        found += faults_of(*plant(random, list(commits), list(frames)))[kind] > before[kind]
     return found
 
 
@@ -105,10 +109,12 @@ _PLANTS: Final[tuple[tuple[str, _Plant], ...]] = (
     ("wrong", _halve),
     ("unresolved", _fall_silent),
     ("own", _conflict_with_itself),
-    ("wrong", _conflict_with_nobody),
     ("wrong", _deny),
-    ("missing", _claim),
     ("wrong", _misplace),
     ("wrong", _mistime),
     ("wrong", _exchange),
+)
+_PLANTS_OF_RIVALS: Final[tuple[tuple[str, _Plant], ...]] = (
+    ("wrong", _conflict_with_nobody),
+    ("missing", _claim),
 )

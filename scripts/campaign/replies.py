@@ -23,7 +23,7 @@ from relay import Cut, Fault, Relay
 import maestro_shm as ms
 from campaign.at_work import threads_at_work
 from campaign.check import Finding, Run
-from campaign.drafts import Draft, Drafter, Told
+from campaign.drafts import Draft, Drafter, Told, told_by
 from campaign.interrupts import Interrupts
 from campaign.outcomes import Commit, Conflict, NotNewer, faults_of, frames_of
 from campaign.planted_outcomes import caught
@@ -94,7 +94,7 @@ def _commit_through_cuts(work: _Work) -> _Done:
             relay.meet(draft.content.encode(), *faults)
             proxy._timeout = _LITTLE_PATIENCE if faults and faults[0].cut in _HOLDS else PATIENCE
             faults.clear()
-            told = _told_by(store, draft)
+            told = told_by(store, draft)
             if told is None and random.random() < 0.5:
                 faults.extend(_faults(random, rival, _CUTS))
             return told
@@ -123,15 +123,6 @@ def _faults(random: random.Random, store: ms.Store, cuts: tuple[Cut, ...]) -> li
     ]
 
 
-def _told_by(store: ms.Store, draft: Draft) -> Told | None:
-    try:
-        return draft.commit_to(store)
-    except ms.SequenceConflictError as conflict:
-        return conflict
-    except ms.StoreUnavailableError:
-        return None
-
-
 class _Trial:
     """Commits that are made until they are told of, and their rivals."""
 
@@ -149,7 +140,7 @@ class _Trial:
             self._come_before(draft)
         with ThreadPoolExecutor(1) as threads:
             beside = self.drafter.rival_of(draft) if comes == "beside" else None
-            told_beside = threads.submit(_told_by, self._rival, beside) if beside else None
+            told_beside = threads.submit(told_by, self._rival, beside) if beside else None
             told = call()
             deadline = time.monotonic() + PATIENCE
             while told is None and time.monotonic() < deadline:
@@ -164,11 +155,11 @@ class _Trial:
     def commit_anything(self) -> None:
         """A commit that meets nothing."""
         draft = self.drafter.draft()
-        self._commits.append(draft.told(_told_by(self._rival, draft)))
+        self._commits.append(draft.told(told_by(self._rival, draft)))
 
     def _come_before(self, draft: Draft) -> None:
         rival = self.drafter.rival_of(draft)
-        self._commits.append(rival.told(_told_by(self._rival, rival)))
+        self._commits.append(rival.told(told_by(self._rival, rival)))
 
 
 def _commit_through_signals(work: _Work) -> _Done:
@@ -181,9 +172,9 @@ def _commit_through_signals(work: _Work) -> _Done:
 
         def ask(draft: Draft, tries: Iterator[int]) -> Told | None:
             if next(tries) > random.choice((0, 0, 1, 2)):
-                return _told_by(store, draft)
+                return told_by(store, draft)
             before = interrupts.met
-            told = interrupts.call(lambda: _told_by(store, draft))
+            told = interrupts.call(lambda: told_by(store, draft))
             if interrupts.met > before:
                 counts["of them stored already"] += _is_there(rival, draft)
             return told
@@ -206,7 +197,7 @@ def _committer(store: ms.Store, number: int, done: list[Commit]) -> Callable[[],
 
     def commit() -> None:
         draft = drafter.draft()
-        done.append(draft.told(_told_by(store, draft)))
+        done.append(draft.told(told_by(store, draft)))
 
     return commit
 
