@@ -15,7 +15,7 @@ _LARGEST_SHARE: Final = 1 << 16
 
 def redirect_output(file: Path) -> None:
     """Let standard output and error go to the file, behind what earlier servers said if that is not too much."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(file, flags, 0o600)
     if os.fstat(descriptor).st_size > _LARGEST_FILE:
         os.ftruncate(descriptor, 0)
@@ -36,7 +36,8 @@ class Complaints:
 
     def about_exception(self) -> None:
         """The traceback of the exception that is being handled."""
-        self._write(traceback.format_exc())
+        if self._left:  # it takes longer to tell a traceback than to refuse most of what a hostile client sends
+            self._write(traceback.format_exc())
 
     def _write(self, text: str) -> None:
         data = text.encode(errors="backslashreplace")[: self._left]

@@ -7,7 +7,8 @@
     socket-N    where the server of epoch N listens
     server.log  what the server has to say
 
-Only its owner gets in: mode 0700, owner checked, no symbolic links.
+Only its owner gets in: mode 0700, owner checked, no symbolic links. What others could have put there before it was shut
+is refused, and so is a file that is none (to open a named pipe would wait for ever).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SETTINGS: Final = "settings"
 SERVER_LOG: Final = "server.log"
 _UNFINISHED: Final = ".new"
 _REMOVED_LAST: Final = (AUTHKEY, SETTINGS, LOCK)
+_LARGEST_SETTINGS: Final = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def hold(path: Path) -> int | None:
     The second lock beside the file `lock`: that file can be deleted, and a directory with a server in it cannot.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
     except OSError as error:
@@ -137,9 +139,11 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
 
     Raises `VanishedError` if there is neither a store nor anything else.
     """
-    facts = check_owned(path)
+    before = check_owned(path)
     if (path / SETTINGS).exists():
-        if facts.st_mode & 0o077:
+        # Who makes a store shuts the others out first, and filelock may make a directory anew that was just removed:
+        # what counts is that others could enter it all the time.
+        if before.st_mode & check_owned(path).st_mode & 0o077:
             raise StoreUnavailableError(str(path), f"others may enter it; if you trust what is in it: chmod 700 {path}")
         return
     others = sorted(name for name in _names(path) if name not in (LOCK, AUTHKEY) and not name.endswith(_UNFINISHED))
@@ -154,7 +158,7 @@ def check(path: Path, *, may_be_empty: bool = False) -> None:
 def read_settings(path: Path) -> Settings:
     """What was fixed at the store's creation. Raises `VanishedError`, `StoreUnavailableError`."""
     try:
-        settings = Settings(**json.loads((path / SETTINGS).read_bytes()))
+        settings = Settings(**json.loads(_read_own(path, SETTINGS, _LARGEST_SETTINGS)))
         settings.check()
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
@@ -165,18 +169,21 @@ def read_settings(path: Path) -> Settings:
 
 def read_key(path: Path) -> bytes:
     """The store's key. Raises `FileNotFoundError`, and `StoreUnavailableError` if others can read or wrote it."""
-    try:
-        descriptor = os.open(path / AUTHKEY, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreUnavailableError(str(path), f"its file 'authkey' cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        key = file.read(KEY_BYTES + 1)
-    if facts.st_uid != os.geteuid() or facts.st_mode & 0o077 or len(key) != KEY_BYTES:
-        raise StoreUnavailableError(str(path), "its file 'authkey' is not as it was made; destroy the store")
+    key = _read_own(path, AUTHKEY, KEY_BYTES)
+    if len(key) != KEY_BYTES:
+        raise _not_as_made(path, AUTHKEY)
     return key
+
+
+def check_lock(path: Path) -> None:
+    """Raise `StoreUnavailableError` if the file lock is a link, say, that somebody else made.
+
+    (filelock before 3.20.1 follows it, and empties the file that it leads to.)
+    """
+    with contextlib.suppress(FileNotFoundError):
+        facts = (path / LOCK).lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
+            raise _not_as_made(path, LOCK)
 
 
 def socket_path(path: Path, epoch: int) -> Path:
@@ -217,6 +224,28 @@ def check_owned(path: Path) -> os.stat_result:
     return facts
 
 
+def _read_own(path: Path, name: str, most: int) -> bytes:
+    """What a file holds. Raises `FileNotFoundError`, and `StoreUnavailableError` unless it is ours alone."""
+    try:
+        descriptor = os.open(path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreUnavailableError(str(path), f"its file {name!r} cannot be opened: {error.strerror}") from None
+    try:
+        facts = os.fstat(descriptor)
+        content = os.read(descriptor, most + 1) if stat.S_ISREG(facts.st_mode) else b""
+    finally:
+        os.close(descriptor)
+    if not content or len(content) > most or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+        raise _not_as_made(path, name)
+    return content
+
+
+def _not_as_made(path: Path, name: str) -> StoreUnavailableError:
+    return StoreUnavailableError(str(path), f"its file {name!r} is not as it was made; destroy the store")
+
+
 def _names(path: Path) -> list[str]:
     try:
         return [entry.name for entry in path.iterdir()]
@@ -232,6 +261,7 @@ def _fill(path: Path, settings: Settings) -> None:
             return
         if not _exists(SETTINGS, directory):
             os.fchmod(directory, 0o700)
+            check(path, may_be_empty=True)  # again: others may have been quick
         _write_once(AUTHKEY, secrets.token_bytes(KEY_BYTES), directory)
         _write_once(SETTINGS, json.dumps(asdict(settings)).encode(), directory)
     finally:

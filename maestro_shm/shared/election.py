@@ -100,6 +100,7 @@ def end(path: Path, method: str, deadline: float) -> None:
 
 
 def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
+    directories.check_lock(path)
     lock = filelock.FileLock(path / directories.LOCK, mode=0o600)
     try:
         return lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_POLL)
