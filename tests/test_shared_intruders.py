@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from test_shared_bad_input import made
 
 import maestro_shm as ms
 from maestro_shm.shared import directory as directories
+from maestro_shm.shared import wire
 from maestro_shm.shared.directory import Settings
 
 # What lies in the directory
@@ -86,3 +88,25 @@ def test_what_is_put_into_an_open_directory_in_the_last_moment_is_found(
     with pytest.raises(ms.StoreUnavailableError, match="not a store"):
         directories.make(path, Settings(4096, 30))
     assert [entry.name for entry in path.iterdir()] == ["header"]
+
+
+# What a message may take
+
+
+@pytest.mark.parametrize("length", [b"\xdd\x00\x07\xff\xff", b"\xdc\xff\xff"])
+def test_arrays_that_are_announced_and_not_there_take_no_memory(length: bytes) -> None:
+    def unpack() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(wire.ProtocolError):
+            wire.unpack(length * 1000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    with Fork(unpack) as fork:
+        assert fork.result() < 16_000  # kB
+
+
+@pytest.mark.parametrize("reply", [(1, True), ("x" * 10_000,), (1, False, "x" * 10_000, ())])
+def test_what_is_no_reply_is_named_in_short(reply: tuple[object, ...]) -> None:
+    with pytest.raises(wire.ProtocolError) as caught:
+        wire.result_of(reply)
+    assert len(str(caught.value)) < 1000

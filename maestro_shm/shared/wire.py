@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from maestro_shm import errors
-from maestro_shm.options import LARGEST_COMMIT_BYTES, RECORD_OVERHEAD
+from maestro_shm.errors import shown
 from maestro_shm.packers import Packers
 
 METHODS: Final = ("commit_events", "commit_snapshot", "reset")
@@ -27,8 +27,8 @@ _LENGTH: Final = struct.Struct(">I")
 LENGTH_BYTES: Final = _LENGTH.size
 OVERHEAD: Final = 1024
 """Bytes that a message may have beyond the size cap of a commit."""
-_MAX_ITEMS: Final = LARGEST_COMMIT_BYTES // RECORD_OVERHEAD
-"""The longest array in a message: the events of the largest commit, of which each counts that much at least."""
+_SMALL: Final = 1024
+"""Up to so many bytes the arrays that a payload announces, nested as deep as it goes, take 3 MB at most."""
 _UNPACKING: Final = (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 """What hostile bytes make the unpacker raise. Not every exception: a signal's handler may raise one here, too."""
 
@@ -68,14 +68,9 @@ def pack(message: list[Any]) -> bytes:
 def unpack(payload: bytes) -> tuple[Any, ...]:
     """The message in a payload. Raises `ProtocolError` for bytes that are none."""
     try:
-        message = msgpack.unpackb(
-            payload,
-            use_list=False,
-            unicode_errors=_UNICODE_ERRORS,
-            max_array_len=_MAX_ITEMS,
-            max_map_len=0,
-            max_ext_len=0,
-        )
+        if len(payload) > _SMALL:
+            _check_whole(payload)
+        message = msgpack.unpackb(payload, use_list=False, unicode_errors=_UNICODE_ERRORS, max_map_len=0, max_ext_len=0)
     except _UNPACKING as error:
         raise ProtocolError(f"not a message: {error}") from None
     if type(message) is not tuple:
@@ -95,7 +90,7 @@ def result_of(reply: tuple[Any, ...]) -> Any:
         return reply[2]
     if len(reply) == 4 and type(reply[3]) is tuple:
         raise _unpack_error(reply[2], reply[3])
-    raise ProtocolError(f"not a reply: {reply!r}")
+    raise ProtocolError(f"not a reply: {shown(reply)}")
 
 
 class Inbox:
@@ -105,6 +100,11 @@ class Inbox:
         self.limit = limit
         self._parts: list[bytes] = []
         self._missing = 0
+
+    @property
+    def is_within_message(self) -> bool:
+        """Whether a part of a message has come, and its rest has not."""
+        return bool(self._parts)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads that these bytes complete. Raises `ProtocolError` for one over the limit."""
@@ -132,8 +132,19 @@ class Inbox:
         return payloads
 
 
+def _check_whole(payload: bytes) -> None:
+    """Raise what msgpack raises if the payload ends before all that it announces has come.
+
+    msgpack makes room for an array when it is announced (before its version 1.2 for all of it), and a thousand nested
+    ones of half a million items each, 5 kB, took 4 GB before it was seen that nothing follows. To skip makes no room.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
+    unpacker.feed(payload)
+    unpacker.skip()
+
+
 def _unpack_error(name: str, args: tuple[Any, ...]) -> errors.StoreError:
     try:
         return _ERRORS[name](*args)
     except (KeyError, TypeError):
-        raise ProtocolError(f"not an error of this package: {name!r}") from None
+        raise ProtocolError(f"not an error of this package: {shown(name)}") from None
