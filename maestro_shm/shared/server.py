@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import selectors
 import struct
 import time
@@ -30,6 +31,8 @@ from maestro_shm.shared.watch import Watch
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
+_MOST_KEPT_FREE: Final = 32
+"""Descriptors that no client gets: a log that grows needs some, or nobody could commit any more."""
 
 
 class LoopServer(managers.Server):
@@ -122,7 +125,7 @@ class LoopServer(managers.Server):
                 self._turn_away()
             return
         connection.settimeout(0)
-        if user_of(connection) not in (None, 0, os.geteuid()):
+        if user_of(connection) not in (None, 0, os.geteuid()) or _is_among_the_last(connection.fileno()):
             connection.close()
             return
         try:
@@ -239,7 +242,7 @@ class LoopServer(managers.Server):
             return number, wire.pack_error(number, StoreUnavailableError(str(self.journal.directory), reason))
 
     def _do_chores(self, now: float) -> None:
-        for peer in [peer for peer in self._peers if not peer.is_known and now > peer.deadline]:
+        for peer in [peer for peer in self._peers if now > peer.deadline]:
             self._drop(peer)
         if self.journal.is_broken or not self._holds_directory():
             self._leave()
@@ -293,3 +296,9 @@ class StoreManager(managers.BaseManager):
 
     def get_server(self) -> LoopServer:
         return LoopServer(self._registry, self._address, self._authkey, self._serializer)  # type: ignore[attr-defined]
+
+
+def _is_among_the_last(descriptor: int) -> bool:
+    """Whether the descriptors run out. Each new one is the lowest that is free, so its number tells."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit != resource.RLIM_INFINITY and descriptor >= limit - min(_MOST_KEPT_FREE, limit // 8)

@@ -100,7 +100,7 @@ class Line:
         """Wait until the server hangs up. Raises `DeadlineError`."""
         with contextlib.suppress(ConnectionError):
             while self._receive_some(deadline):
-                pass
+                _check_time(deadline)
 
     def close(self) -> None:
         """Hang up, for the server at once, even if a process that was forked this moment has a copy still.
@@ -140,6 +140,7 @@ class Line:
                 raise EOFError("the server hung up")
             if payloads := self._inbox.feed(data):
                 return payloads[0]
+            _check_time(deadline)  # whoever sends without end does not make it longer
 
     def _receive_some(self, deadline: float) -> bytes:
         """What has come, or comes before the deadline; nothing when the server has hung up."""
