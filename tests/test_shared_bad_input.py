@@ -314,6 +314,15 @@ def test_a_commit_that_no_client_of_ours_would_send_changes_nothing(served: Serv
     assert served[0].last_sequence("a") is None
 
 
+@pytest.mark.parametrize("row", ["", "a", [], ["a"], ["a", 1, None], ["a", 1, None, b"", b""], 5, None])
+def test_a_row_of_a_commit_that_is_sent_again_is_checked_as_well(served: Served, row: Any) -> None:
+    line = Line(served[1], served[2], soon())
+    message = wire.pack([7, "journal", "commit_events", [bytes(16), [row], True]])
+    reply = wire.unpack(line.exchange(message, soon()))
+    line.close()
+    assert reply[:3] == (7, False, "InvalidEventError")
+
+
 def test_a_message_over_the_limit_is_not_waited_for(served: Served) -> None:
     with pytest.raises((EOFError, ConnectionError)):
         Line(served[1], served[2], soon()).exchange((1 << 30).to_bytes(4) + bytes(1 << 16), soon())

@@ -142,8 +142,10 @@ class Journal:
         self._check_may_write()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
-        if resent and (frame := self._frame_of(EVENT, _key(rows[0][0]), rows[0][1], commit_id)):
-            return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
+        if resent:
+            aggregate_id, sequence, _, _ = rows[0]
+            if frame := self._frame_of(EVENT, _key(aggregate_id), sequence, commit_id):
+                return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
         first_position = self._written[2] + 1
         draft = self._draft(lambda offset: self._draft_events(rows, first_position, offset))
         self._append(draft, commit_id, first_position, len(rows))
