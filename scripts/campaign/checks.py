@@ -6,8 +6,10 @@ from typing import Final
 
 from campaign import calls, replies
 from campaign.check import Check
+from campaign.frames import frames
 
 ALL: Final[dict[str, Check]] = {
     "replies": replies.check,
     "calls": calls.check,
+    "frames": frames,
 }

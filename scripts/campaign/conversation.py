@@ -1,0 +1,181 @@
+"""What a hostile client says to a server, and what it is answered: every message is to have an answer, or an end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import select
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+import msgpack
+
+from maestro_shm import errors
+from maestro_shm.shared import handshake, wire
+
+_KINDS: Final[list[type[errors.StoreError]]] = [errors.StoreError, *errors.StoreError.__subclasses__()]
+_ANSWERS: Final = {kind.__name__ for kind in _KINDS}
+_SECRETS: Final = (b"Traceback (most recent", b'File "/', b".py")
+_FAILED: Final = b"the server failed"
+
+
+@dataclass
+class Record:
+    """What became of the messages of one attacker."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    stored: int = 0
+    """Commits that were answered as stored, or may have been before the line ended."""
+
+    def fault(self, kind: str, message: bytes) -> None:
+        self.faults[kind] += 1
+        self.examples.setdefault(kind, message[:200].hex())
+
+    def add(self, other: Record) -> None:
+        self.outcomes += other.outcomes
+        self.faults += other.faults
+        self.stored += other.stored
+        self.examples = other.examples | self.examples
+
+
+class Ended(Exception):  # noqa: N818 (no error: it is what is wanted)
+    """The server hung up."""
+
+
+class Conversation:
+    """One connection."""
+
+    def __init__(self, address: str, patience: float) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._patience = patience
+        self._received = b""
+        try:
+            self._socket.settimeout(patience)
+            self._socket.connect(address)
+            self.greeted = self.hear()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def say(self, stream: bytes, chunks: list[int] | None = None, pause: float = 0) -> None:
+        """Send it, in pieces perhaps. Receives meanwhile, or both sides would wait for the other to do so."""
+        for piece in _pieces(stream, chunks):
+            view = memoryview(piece)
+            while view:
+                readable, writable, _ = select.select([self._socket], [self._socket], [], self._patience)
+                if not readable and not writable:
+                    raise TimeoutError
+                if readable and not self._receive():
+                    return
+                if writable:
+                    view = view[self._send(view) :]
+            if pause:
+                time.sleep(pause)
+
+    def hear(self) -> bytes:
+        """The next whole message. Raises `Ended`, and `TimeoutError` if neither comes."""
+        while True:
+            length = int.from_bytes(self._received[:4]) + 4
+            if len(self._received) >= max(4, length):
+                message, self._received = self._received[4:length], self._received[length:]
+                return message
+            if not self._receive():
+                raise Ended
+
+    def end(self) -> None:
+        """Say that nothing follows."""
+        with contextlib.suppress(OSError):  # the other side has ended it already
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _receive(self) -> bool:
+        """Whether there is more to come."""
+        try:
+            data = self._socket.recv(1 << 20)
+        except ConnectionError:
+            data = b""
+        self._received += data
+        return bool(data)
+
+    def _send(self, view: memoryview) -> int:
+        try:
+            return self._socket.send(view[: 1 << 16], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except ConnectionError:
+            return len(view)  # what was answered before is still to be heard
+
+
+def _pieces(stream: bytes, chunks: list[int] | None) -> list[bytes]:
+    if not chunks:
+        return [stream]
+    ends = [0, *sorted(chunks), len(stream)]
+    return [stream[start:end] for start, end in itertools.pairwise(ends) if end > start]
+
+
+def cuts(choices: Random, length: int) -> list[int]:
+    """Where to cut a stream into pieces."""
+    return [choices.randint(0, length) for _ in range(choices.randint(1, 6))]
+
+
+def messages_in(stream: bytes, limit: int) -> tuple[list[bytes], str]:
+    """The whole messages of a stream, and how it ends: "whole", "partial", or with one "over" the limit."""
+    found: list[bytes] = []
+    start = 0
+    while len(stream) - start >= wire.LENGTH_BYTES:
+        end = start + wire.LENGTH_BYTES + int.from_bytes(stream[start : start + wire.LENGTH_BYTES])
+        if end - start - wire.LENGTH_BYTES > limit:
+            return found, "over"
+        if end > len(stream):
+            return found, "partial"
+        found.append(stream[start + wire.LENGTH_BYTES : end])
+        start = end
+    return found, "whole" if start == len(stream) else "partial"
+
+
+def known(address: str, key: bytes, patience: float) -> Conversation:
+    """A conversation with the handshake behind it."""
+    talk = Conversation(address, patience)
+    answered = handshake.answer(key, talk.greeted)
+    talk.say(wire.frame(answered))
+    assert talk.hear() == handshake.confirmation(key, talk.greeted, answered)
+    return talk
+
+
+def judge(record: Record, request: bytes, reply: bytes) -> None:
+    """Count a reply, and find fault with it."""
+    try:
+        number, good, *rest = msgpack.unpackb(reply, use_list=False, unicode_errors="surrogateescape")
+        kind = "result" if good is True and len(rest) == 1 else rest[0]
+    except (ValueError, TypeError, IndexError):
+        record.fault("unreadable", reply)
+        return
+    if kind != "result" and (good is not False or len(rest) != 2 or kind not in _ANSWERS):
+        record.fault("unreadable", reply)
+    if number != _number_of(request):
+        record.fault("mistaken", request)
+    if _FAILED in reply:
+        record.fault("failed", request)
+    if kind != "result" and any(secret in reply and secret not in request for secret in _SECRETS):
+        record.fault("talkative", request)
+    record.outcomes[str(kind)] += 1
+    record.stored += kind == "result"
+
+
+def _number_of(request: bytes) -> Any:
+    """The number of a request, or something that no reply can have."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(request)
+    try:
+        unpacker.read_array_header()
+        return unpacker.unpack()
+    except (msgpack.UnpackException, ValueError):
+        return object()
