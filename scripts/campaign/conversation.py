@@ -65,7 +65,7 @@ class Conversation:
 
     def say(self, stream: bytes, chunks: list[int] | None = None, pause: float = 0) -> None:
         """Send it, in pieces perhaps. Receives meanwhile, or both sides would wait for the other to do so."""
-        for piece in _pieces(stream, chunks):
+        for piece in pieces(stream, chunks):
             view = memoryview(piece)
             while view:
                 readable, writable, _ = select.select([self._socket], [self._socket], [], self._patience)
@@ -114,7 +114,8 @@ class Conversation:
             return len(view)  # what was answered before is still to be heard
 
 
-def _pieces(stream: bytes, chunks: list[int] | None) -> list[bytes]:
+def pieces(stream: bytes, chunks: list[int] | None) -> list[bytes]:
+    """A stream cut at these places."""
     if not chunks:
         return [stream]
     ends = [0, *sorted(chunks), len(stream)]

@@ -8,8 +8,9 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from campaign.assault import Assault
+from campaign.assault import HONEST, Assault
 from campaign.check import Finding, Run
+from campaign.false_server import at_the_client
 from campaign.planting import exchange
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared import handshake, journal, wire
@@ -22,6 +23,7 @@ _PLANTED_PATIENCE: Final = 3.0
 
 def frames(run: Run) -> Iterator[Finding]:
     yield _at_the_server(run)
+    yield at_the_client(run)
 
 
 def _at_the_server(run: Run) -> Finding:
@@ -100,11 +102,16 @@ def _tell_all(_: LoopServer, payload: bytes) -> bytes | None:
 
 
 def _swallow(_: LoopServer, payload: bytes) -> bytes | None:
-    return b"" if len(payload) % 50 == 7 else None
+    return b"" if _is_marked(payload) else None
 
 
 def _mistake(_: LoopServer, payload: bytes) -> bytes | None:
-    return wire.pack([123, True, None]) if len(payload) % 50 == 7 else None
+    return wire.pack([123, True, None]) if _is_marked(payload) else None
+
+
+def _is_marked(payload: bytes) -> bool:
+    """Whether it is one of those requests with which the server errs; an honest one is not, it would wait for long."""
+    return len(payload) % 50 == 7 and HONEST.encode() not in payload
 
 
 def _believe_everything() -> None:

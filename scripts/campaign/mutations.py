@@ -39,11 +39,11 @@ class Evil:
 
 
 def pickles(marker: Path) -> list[bytes]:
-    """Pickles that make the marker, and one that would take all the memory there is."""
+    """Pickles that make the marker, and one of lists in lists that has no end when it is shown."""
     protocols = range(pickle.HIGHEST_PROTOCOL + 1)
     evil = [pickle.dumps(Evil(marker), protocol) for protocol in protocols]
     bomb = b"(lp0\n" + b"".join(b"(lp%d\n" % number + b"g%d\na" % (number - 1) * 99 for number in range(1, 30)) + b"."
-    return [*evil, b"cos\nsystem\n(S'mkdir " + os.fsencode(marker) + b"'\ntR.", bomb]
+    return [*evil, b"cos\nsystem\n(S'mkdir -p " + os.fsencode(marker) + b"'\ntR.", bomb]
 
 
 def odd_values(marker: Path) -> list[Any]:
