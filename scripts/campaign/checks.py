@@ -7,9 +7,11 @@ from typing import Final
 from campaign import calls, replies
 from campaign.check import Check
 from campaign.frames import frames
+from campaign.intruders import intruders
 
 ALL: Final[dict[str, Check]] = {
     "replies": replies.check,
     "calls": calls.check,
     "frames": frames,
+    "intruders": intruders,
 }

@@ -35,13 +35,13 @@ def _at_the_server(run: Run) -> Finding:
     caught = [name for name, (plant, kinds) in _PLANTED.items() if _catches(run, name, plant, kinds)]
     for name in set(_PLANTED) - set(caught):
         print(f"  not caught: {name}")
-    crashes = real.faults["died"]
-    others = ", ".join(f"{count} {kind}" for kind, count in real.faults.items()) or "no other fault"
+    others = ", ".join(f"{count} {kind}" for kind, count in real.faults.items() if kind != "died") or "no other fault"
     return Finding(
         figure=f"{real.record.outcomes.total():,} mutated frames before and after the handshake, "
         f"{real.served_honestly:,} honest commits and reads between",
         goal="0 crashes, 0 bytes unpickled",
-        found=f"{crashes} crashes, {real.traps.bytes_unpickled} bytes unpickled, {others}",
+        found=f"{real.faults['died']} crashes, {real.traps.bytes_unpickled} bytes unpickled, {others}, "
+        f"{real.growth >> 20} MB more memory",
         met=not real.faults and not real.traps.bytes_unpickled,
         planted=f"{len(caught)} of {len(_PLANTED)}",
         caught_all=len(caught) == len(_PLANTED),

@@ -33,6 +33,7 @@ class Served:
         """Start it; `before` runs in the server's process before anything else."""
         self.path = path
         directories.make(path, Settings(_CAP, _IDLE_SECONDS))
+        self.key: Final = directories.read_key(path)
         reader, writer = os.pipe()
         self._reaped = False
         self.pid = os.fork()
@@ -50,7 +51,6 @@ class Served:
         header = head.open_header(path)
         self.address: Final = str(directories.socket_path(path, header.words[head.EPOCH]))
         header.close()
-        self.key: Final = directories.read_key(path)
 
     def line(self, seconds: float = PATIENCE) -> Line:
         """A line of somebody with the key."""
