@@ -8,10 +8,12 @@ from campaign import calls, replies
 from campaign.check import Check
 from campaign.frames import frames
 from campaign.intruders import intruders
+from campaign.silence import silence
 
 ALL: Final[dict[str, Check]] = {
     "replies": replies.check,
     "calls": calls.check,
     "frames": frames,
     "intruders": intruders,
+    "silence": silence,
 }

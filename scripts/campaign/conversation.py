@@ -96,6 +96,10 @@ class Conversation:
     def close(self) -> None:
         self._socket.close()
 
+    def take_over(self) -> socket.socket:
+        """The connection itself, for whoever has something else to do with it."""
+        return self._socket
+
     def _receive(self) -> bool:
         """Whether there is more to come."""
         try:

@@ -8,7 +8,7 @@ import pickle
 import socket
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -35,6 +35,8 @@ _SLICE_SECONDS: Final = 300.0
 _TIMEOUT: Final = 0.2
 _SILENT: Final = 400
 """Of so many clients one hears nothing at all, one hears no end, and one is a whole `connect`."""
+_HEARD_NOTHING: Final = 10
+"""So many of those are kept, and have their deadlines behind them by far when they are let go."""
 
 
 class FalseServer:
@@ -50,14 +52,16 @@ class FalseServer:
 
     def serve(self) -> NoReturn:
         """Until it is killed."""
-        silent: list[socket.socket] = []
+        silent = deque[socket.socket]()
         number = 0
         while True:
             connection, _ = self._listener.socket.accept()
             connection.settimeout(_TIMEOUT)
             number += 1
             if number % _SILENT == 0:
-                silent = [*silent[-10:], connection]
+                silent.append(connection)
+                if len(silent) > _HEARD_NOTHING:
+                    silent.popleft().close()
                 continue
             with connection, contextlib.suppress(OSError):
                 self._talk(connection, endless=number % _SILENT == 1)

@@ -68,14 +68,9 @@ class Served:
                 return int(line.split()[1]) * 1024
         return 0
 
-    def descriptors(self) -> int:
-        """How many descriptors the server has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 (names are enough)
-
-    def processor_seconds(self) -> float:
-        """How long the server has computed so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+    def descriptors(self) -> list[int]:
+        """The descriptors that the server has open."""
+        return sorted(map(int, os.listdir(f"/proc/{self.pid}/fd")))  # noqa: PTH208 (names are enough)
 
     def end(self) -> None:
         """Kill the server."""
@@ -99,6 +94,12 @@ class Served:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+
+def processor_seconds(pid: int) -> float:
+    """How long a process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _serve(path: Path, writer: int, before: Callable[[], object]) -> NoReturn:
