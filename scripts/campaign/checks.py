@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from campaign import calls, replies
+from campaign import histories
 from campaign.check import Check
 from campaign.frames import frames
 from campaign.intruders import intruders
@@ -16,4 +17,5 @@ ALL: Final[dict[str, Check]] = {
     "frames": frames,
     "intruders": intruders,
     "silence": silence,
+    "histories": histories.check,
 }
