@@ -6,6 +6,7 @@ from typing import Final
 
 from campaign import calls, replies
 from campaign import histories
+from campaign import elections, histories
 from campaign.check import Check
 from campaign.frames import frames
 from campaign.intruders import intruders
@@ -18,4 +19,5 @@ ALL: Final[dict[str, Check]] = {
     "intruders": intruders,
     "silence": silence,
     "histories": histories.check,
+    "elections": elections.check,
 }
