@@ -7,6 +7,7 @@ from typing import Final
 from campaign import calls, replies
 from campaign import histories
 from campaign import elections, histories
+from campaign import elections, histories, restarts
 from campaign.check import Check
 from campaign.frames import frames
 from campaign.intruders import intruders
@@ -20,4 +21,5 @@ ALL: Final[dict[str, Check]] = {
     "silence": silence,
     "histories": histories.check,
     "elections": elections.check,
+    "restart": restarts.check,
 }
