@@ -30,7 +30,7 @@ from maestro_shm.shared import recovery
 from maestro_shm.shared.frame import EVENT
 from maestro_shm.shared.index import Index
 from maestro_shm.shared.journal import Journal
-from maestro_shm.shared.log import SEGMENT_SIZE, Log
+from maestro_shm.shared.log import SEGMENT_SIZE, START, Log
 from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.reader import Reader
 
@@ -126,6 +126,13 @@ def test_a_missing_segment_of_the_log_is_an_error_that_names_it(books: Books, re
         with pytest.raises(CorruptLogError, match="log-1-000000"):
             Journal.open(books.directory, max_commit_bytes=CAP)
     path.unlink(missing_ok=True)
+
+
+def test_a_reader_that_finds_a_segment_empty_says_so(books: Books) -> None:
+    books.commit(("a", 1, None))
+    os.truncate(books.directory / "log-1-000000", 0)
+    with pytest.raises(CorruptLogError, match="log-1-000000.*missing or empty"):
+        Reader(books.directory).events("a", 0, 9)
 
 
 def test_a_log_that_is_damaged_below_its_end_is_not_built_upon(books: Books) -> None:
@@ -355,6 +362,21 @@ def test_a_key_is_found_without_a_look_at_the_payload(books: Books) -> None:
     assert books.reader._view.index.find(EVENT, b"abc") is not None
     with pytest.raises(CorruptLogError, match="CRC"):
         books.reader.events("abc", 0, 9)
+
+
+def test_a_commit_that_is_sent_again_is_never_answered_from_a_damaged_frame(books: Books) -> None:
+    commit_id = bytes(range(16))
+    books.commit(("a", 1, None), ("b", 1, None), commit_id=commit_id)
+    books.commit(("a", 2, None))
+    segment = books.directory / "log-1-000000"
+    header = segment.read_bytes()[START : START + frames.FRAME_HEADER.size]
+    for bit in range(len(header) * 8):
+        overwrite(segment, START + bit // 8, bytes([header[bit // 8] ^ 1 << bit % 8]))
+        with pytest.raises(CorruptLogError, match="a frame's CRC"):
+            commit(books.journal, ("a", 1, None), ("b", 1, None), commit_id=commit_id, resent=True)
+        overwrite(segment, START, header)
+    assert commit(books.journal, ("a", 1, None), ("b", 1, None), commit_id=commit_id, resent=True)[0] == 1
+    books.check()
 
 
 def test_a_damaged_record_stops_no_other_stream(books: Books) -> None:

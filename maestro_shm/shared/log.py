@@ -109,11 +109,14 @@ class Log:
         return kind, data[start + _HEADER_SIZE : start + _HEADER_SIZE + key_length]
 
     def frame_of(self, offset: int) -> Frame:
-        """The frame that the record at the offset lies in."""
+        """The frame that the record at the offset lies in, whole; what its header says has no CRC but the frame's."""
         self.read(offset)
         *_, distance, _, _ = frame.RECORD_HEADER.unpack(self._slice(offset, _HEADER_SIZE))
         start = offset - distance
-        return frame.unpack_frame(self._slice(start, frame.FRAME_HEADER.size), start)
+        found = frame.unpack_frame(self._slice(start, frame.FRAME_HEADER.size), start)
+        if not frame.frame_is_whole(self._slice(start, found.length), start):
+            raise self.damage(start, "a frame's CRC is wrong")
+        return found
 
     def records(self, of: Frame) -> Iterator[Record]:
         """The records of a frame."""
@@ -172,9 +175,9 @@ class Log:
     def _open_segment(self, number: int) -> mmap:
         try:
             return self._segments.open(number).data
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # an empty file cannot be mapped
             raise CorruptLogError(
-                str(self._segments.path(number)), 0, "this segment is missing, or what leads there is damaged"
+                str(self._segments.path(number)), 0, "this segment is missing or empty, or what leads there is damaged"
             ) from None
 
     def _slice(self, offset: int, length: int) -> bytes:
