@@ -131,7 +131,7 @@ def test_a_missing_segment_of_the_log_is_an_error_that_names_it(books: Books, re
 def test_a_reader_that_finds_a_segment_empty_says_so(books: Books) -> None:
     books.commit(("a", 1, None))
     os.truncate(books.directory / "log-1-000000", 0)
-    with pytest.raises(CorruptLogError, match="log-1-000000.*missing or empty"):
+    with pytest.raises(CorruptLogError, match=r"log-1-000000.*missing or empty"):
         Reader(books.directory).events("a", 0, 9)
 
 

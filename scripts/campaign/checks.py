@@ -8,6 +8,7 @@ from campaign import calls, replies
 from campaign import histories
 from campaign import elections, histories
 from campaign import elections, histories, restarts
+from campaign import damage
 from campaign.check import Check
 from campaign.frames import frames
 from campaign.intruders import intruders
@@ -22,4 +23,5 @@ ALL: Final[dict[str, Check]] = {
     "histories": histories.check,
     "elections": elections.check,
     "restart": restarts.check,
+    "damage": damage.check,
 }
