@@ -9,6 +9,7 @@ from campaign import histories
 from campaign import elections, histories
 from campaign import elections, histories, restarts
 from campaign import damage
+from campaign import damage, fullness
 from campaign.check import Check
 from campaign.frames import frames
 from campaign.intruders import intruders
@@ -24,4 +25,5 @@ ALL: Final[dict[str, Check]] = {
     "elections": elections.check,
     "restart": restarts.check,
     "damage": damage.check,
+    "fullness": fullness.check,
 }

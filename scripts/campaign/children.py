@@ -1,4 +1,8 @@
-"""Work in forked children, so that both cores have something to do, and a signal ends a child and not the campaign."""
+"""Work in forked children, so that both cores have something to do, and a signal ends a child and not the campaign.
+
+A child that is not wanted any more is told so by SIGTERM, which it meets as a `KeyboardInterrupt`: what it has started
+it can end.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from types import FrameType
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+_LAST_SECONDS: Final = 15.0
+"""How long a child that is to end may take to clean up."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +60,33 @@ class _Child(Generic[T]):
 
     def ending(self) -> Ending[T]:
         code = os.waitstatus_to_exitcode(self._reap())
+        if not self.has_ended:
+            return Ending(max(0, -code), (), "it took too long")
         if not self.said or code:
             return Ending(max(0, -code), (), f"exit code {code}")
         good, outcome = pickle.loads(self.said)
         return Ending(0, (outcome,), "") if good else Ending(0, (), outcome)
 
     def end(self) -> None:
-        """Kill it if it still runs, and let go of it."""
-        if self._status is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            self._reap()
+        """End it if it still runs, and let go of it."""
+        self.stop()
         os.close(self.pipe)
+
+    def stop(self) -> None:
+        """Tell it to end, and kill it if it does not."""
+        deadline = time.monotonic() + _LAST_SECONDS
+        if self._status is None:
+            os.kill(self.pid, signal.SIGTERM)
+        while self._status is None and time.monotonic() < deadline:
+            self._look()
+            time.sleep(0.005)
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._reap()
+
+    def _look(self) -> None:
+        ended, status = os.waitpid(self.pid, os.WNOHANG)
+        self._status = status if ended else None
 
     def _reap(self) -> int:
         if self._status is None:
@@ -72,7 +95,7 @@ class _Child(Generic[T]):
 
 
 def in_children(works: Sequence[Callable[[], T]], *, seconds: float) -> list[Ending[T]]:
-    """Do all of them at once, each in a fork of this process; whichever is not done in time is killed (signal 9)."""
+    """Do all of them at once, each in a fork of this process; whichever is not done in time is ended."""
     deadline = time.monotonic() + seconds
     children: list[_Child[T]] = []
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
@@ -85,7 +108,7 @@ def in_children(works: Sequence[Callable[[], T]], *, seconds: float) -> list[End
             _listen(selector, deadline)
         for child in children:
             if not child.has_ended:
-                os.kill(child.pid, signal.SIGKILL)
+                child.stop()
         return [child.ending() for child in children]
 
 
@@ -109,9 +132,24 @@ def _listen(selector: selectors.BaseSelector, deadline: float) -> None:
             selector.unregister(child.pipe)
 
 
+def _end_on_signals() -> None:
+    """Let the first signal to end be a `KeyboardInterrupt`, and the next ones not disturb what it leads to."""
+    told = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
 def _work(work: Callable[[], object], end: int) -> None:
     code = 1
     try:
+        _end_on_signals()
         try:
             said = pickle.dumps((True, work()))
         except BaseException:  # noqa: BLE001 (whatever it is, the parent is to hear of it)

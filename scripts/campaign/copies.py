@@ -23,6 +23,8 @@ _BEHIND: Final = bytes(8 << 10)
 LIVE_FRAME, VOID_FRAME, FILE_MARK, NOTHING = "a live frame", "a void frame", "the file's mark", "nothing"
 _EPOCH_OF_A_FRAME: Final = range(44, 48)
 _WORD_OF_A_VOID_FRAME: Final = 8
+_ZEROS: Final = memoryview(bytes(END))
+"""One for all damages, each of which has a part of it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Damage:
     """
 
     start: int
-    content: bytes | None
+    content: bytes | memoryview | None
     first: int
 
     @property
@@ -55,7 +57,7 @@ def flipped_bit(image: bytes, bit: int) -> Damage:
 
 def zeros_from(image: bytes, offset: int) -> Damage:
     """The rest of the log never reached the disk."""
-    return Damage(offset, bytes(END - offset), END - len(image[offset:].lstrip(b"\0")))
+    return Damage(offset, _ZEROS[offset:], END - len(image[offset:].lstrip(b"\0")))
 
 
 def end_of_file_at(offset: int) -> Damage:
