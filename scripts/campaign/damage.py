@@ -199,7 +199,7 @@ def _finding(run: Run, made: Specimen, figure: str, tally: Tally, plants: Sequen
         found=f"{tally.wrong[_WRONG]} wrong, {tally.wrong[_UNDETECTED]} undetected; {tally.shown()}",
         met=not tally.wrong.total(),
         planted=f"{caught} of {planted}",
-        caught_all=caught == planted,
+        caught_all=caught == planted > 0,
     )
 
 

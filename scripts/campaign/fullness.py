@@ -25,7 +25,7 @@ from campaign.failing_calls import FailingCalls, Group
 from campaign.failing_scenario import Scenario, small_segments
 from campaign.full_journal import FullJournal
 from campaign.full_server import FullServer
-from campaign.fullness_plants import JOURNAL_PLANTS, JournalPlant
+from campaign.fullness_plants import CALL_PLANTS, JOURNAL_PLANTS, Plant
 from campaign.tally import Tally, total
 
 DIED, WRONG = "died", "wrong"
@@ -52,11 +52,11 @@ def check(run: Run) -> Iterator[Finding]:
 
 def _check_calls(run: Run, group: Group) -> Finding:
     failures = list(_all_failures(group))
-    limit = run.count(full=len(failures), quick=40)
+    limit = run.count(full=len(failures), quick=24)
     choices = run.random("fullness", group)
     chosen = failures if limit >= len(failures) else choices.sample(failures, limit)
     tally = total(on_all_cores(lambda number, shares: _live_all(chosen[number::shares]), seconds=_SECONDS))
-    caught, planted = _plant_in_calls(run, choices.sample(failures, len(failures))) if group == "writing" else (0, 0)
+    caught, planted = _plant_in_calls(run, choices.sample(failures, len(failures)))
     calls = max(failure.number for failure in failures)
     what = "writes, allocates or changes the directory" if group == "writing" else "flushes"
     return Finding(
@@ -67,8 +67,8 @@ def _check_calls(run: Run, group: Group) -> Finding:
         goal="0 wrong, commits go on",
         found=f"{tally.wrong.total()} wrong; {tally.shown()}",
         met=not tally.wrong.total(),
-        planted=f"{caught} of {planted}" if planted else "",
-        caught_all=caught == planted,
+        planted=f"{caught} of {planted}",
+        caught_all=caught == planted > 0,
     )
 
 
@@ -102,9 +102,9 @@ def _note_life(tally: Tally, failure: FailingCalls) -> None:
 
 def _plant_in_calls(run: Run, failures: Sequence[FailingCalls]) -> tuple[int, int]:
     """Lives of journals with a fault, until each fault has come to effect some times; and how many were caught."""
-    wanted = run.count(full=50, quick=4)
+    wanted = run.count(full=30, quick=2)
     caught = planted = 0
-    for kind in JOURNAL_PLANTS:
+    for kind in CALL_PLANTS:
         struck = 0
         for failure in failures:
             plant, tally = kind(), Tally()
@@ -122,7 +122,7 @@ def _plant_in_calls(run: Run, failures: Sequence[FailingCalls]) -> tuple[int, in
 
 
 def _check_journals(run: Run) -> Finding:
-    rounds = run.count(full=600, quick=16)
+    rounds = run.count(full=600, quick=8)
     tally = _all_rounds(run, "journals", rounds, _rounds_of_a_journal)
     caught, planted = _plant_in_journals(run)
     return _finding(
@@ -134,7 +134,7 @@ def _check_journals(run: Run) -> Finding:
 
 
 def _check_servers(run: Run) -> Finding:
-    rounds = run.count(full=200, quick=4)
+    rounds = run.count(full=200, quick=2)
     tally = _all_rounds(run, "servers", rounds, _rounds_of_a_server)
     caught, planted = _plant_in_servers(run)
     return _finding(
@@ -153,7 +153,7 @@ def _finding(figure: str, tally: Tally, caught: int, planted: int) -> Finding:
         found=f"{tally.wrong[DIED]} died, {tally.wrong[WRONG]} wrong; {tally.shown()}",
         met=not tally.wrong.total(),
         planted=f"{caught} of {planted}",
-        caught_all=caught == planted,
+        caught_all=caught == planted > 0,
     )
 
 
@@ -223,7 +223,7 @@ def _reason(path: Path) -> str:
 
 def _plant_in_journals(run: Run) -> tuple[int, int]:
     """Holes instead of space that was taken have to end in SIGBUS; the other faults in something wrong."""
-    wanted = run.count(full=20, quick=2)
+    wanted = run.count(full=20, quick=1)
     caught = planted = 0
     for number in range(wanted):
         choices = run.random("fullness", "holes", number)
@@ -239,7 +239,7 @@ def _plant_in_journals(run: Run) -> tuple[int, int]:
 _STRUCK: Final = "planted faults"
 
 
-def _with_plant(kind: type[JournalPlant]) -> Rounds:
+def _with_plant(kind: type[Plant]) -> Rounds:
     def rounds(path: Path, choices: random.Random, tally: Tally, count: int) -> None:
         plant = kind()
         try:

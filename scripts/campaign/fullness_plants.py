@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
+from books import word
+
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared import launch, mapped
-from maestro_shm.shared.frame import RECORD_HEADER
-from maestro_shm.shared.header import LAST_POSITION
+from maestro_shm.shared.frame import FRAME_HEADER, RECORD_HEADER
+from maestro_shm.shared.header import GENERATION, LAST_POSITION, NAME, RETIRED
 from maestro_shm.shared.journal import Journal, Row
-from maestro_shm.shared.log import SEGMENT_BITS
+from maestro_shm.shared.log import SEGMENT_BITS, START
 
 _commit_events: Final = Journal.commit_events
+_open: Final = Journal.open
+_FIRST_SEGMENT: Final = "log-1-000000"
 _Outcome = tuple[int, list[int]]
 
 
-class JournalPlant:
-    """A fault in `Journal.commit_events`: what it does where there is no room, or a call has failed."""
+class Plant:
+    """A fault, and how often it came to effect."""
 
     name: str
 
     def __init__(self) -> None:
         self.struck = 0
+
+    def planted(self) -> AbstractContextManager[object]:
+        """Have the fault for a while."""
+        raise NotImplementedError
+
+
+class JournalPlant(Plant):
+    """A fault in `Journal.commit_events`: what it does where there is no room, or a call has failed."""
 
     def planted(self) -> AbstractContextManager[object]:
         plant = self
@@ -100,6 +113,34 @@ class ShutForEver(JournalPlant):
         raise  # noqa: PLE0704 (the error that is being handled)
 
 
+class ChangedByteAtOpening(Plant):
+    """As a journal cannot be opened, a byte of the first record changes."""
+
+    name = "a changed byte at opening"
+
+    def planted(self) -> AbstractContextManager[object]:
+        def opening(directory: Path, *, max_commit_bytes: int) -> Journal:
+            try:
+                return _open(directory, max_commit_bytes=max_commit_bytes)
+            except OSError:
+                self._change_byte(directory)
+                raise
+
+        return mock.patch.object(Journal, "open", opening)
+
+    def _change_byte(self, directory: Path) -> None:
+        log = directory / _FIRST_SEGMENT
+        if not self.struck and log.exists() and (directory / NAME).exists() and word(directory, GENERATION) != RETIRED:
+            offset = START + FRAME_HEADER.size + RECORD_HEADER.size
+            with log.open("r+b") as file:
+                file.seek(offset)
+                key = file.read(1)
+                file.seek(offset)
+                file.write(bytes([key[0] ^ 1]))
+            self.struck += key != b"\0"
+
+
+CALL_PLANTS: Final = (FalseSuccess, HalfCommit, ChangedByte, ShutForEver, ChangedByteAtOpening)
 JOURNAL_PLANTS: Final = (FalseSuccess, HalfCommit, ChangedByte, ShutForEver)
 
 
@@ -117,6 +158,8 @@ from maestro_shm.shared import launch, mapped
 mapped._fallocate = lambda *_: None
 """
 _FALSE_SUCCESS_OF_A_SERVER: Final = """\
+from books import word
+
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared.journal import Journal
 def commit_events(journal, commit_id, rows, resent, sound=Journal.commit_events):
