@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from campaign import calls, replies
-from campaign import histories
-from campaign import elections, histories
-from campaign import elections, histories, restarts
-from campaign import damage
-from campaign import damage, fullness
+from campaign import calls, damage, elections, fullness, histories, replies, restarts
 from campaign.check import Check
 from campaign.frames import frames
 from campaign.intruders import intruders
@@ -18,12 +13,12 @@ from campaign.silence import silence
 ALL: Final[dict[str, Check]] = {
     "replies": replies.check,
     "calls": calls.check,
+    "histories": histories.check,
+    "damage": damage.check,
+    "fullness": fullness.check,
+    "elections": elections.check,
+    "restart": restarts.check,
     "frames": frames,
     "intruders": intruders,
     "silence": silence,
-    "histories": histories.check,
-    "elections": elections.check,
-    "restart": restarts.check,
-    "damage": damage.check,
-    "fullness": fullness.check,
 }
