@@ -41,7 +41,7 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
     """
     if target is None:
         return SharedStore.private(**options)
-    name = _name(target)
+    name = name_of(target)
     if name == MemoryStore.target:
         return MemoryStore(**options)
     return SharedStore.shared(name, **options)
@@ -53,13 +53,13 @@ def destroy(target: str | os.PathLike[str], *, timeout: float = options.DEFAULT_
     Raises `StoreUnavailableError` if there is none, or if somebody is connected to it.
     """
     deadline = time.monotonic() + options.timeout(timeout)
-    name = _name(target)
+    name = name_of(target)
     if name == MemoryStore.target:
         raise StoreUnavailableError(name, "a memory: store ends when it is closed, and has no directory to destroy")
     election.end(path_of(name), "destroy", deadline)
 
 
-def _name(target: str | os.PathLike[str] | bytes) -> str:
+def name_of(target: str | os.PathLike[str] | bytes) -> str:
     """The target as text. Raises `StoreUnavailableError` for a scheme that is none of ours and for what is no path."""
     name = os.fsdecode(target)
     if not isinstance(target, str) and name:

@@ -120,7 +120,11 @@ class CorruptLogError(StoreError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path!r} is damaged at offset {self.offset}: {self.reason}"
+        directory = self.path.rpartition("/")[0] or "."
+        return (
+            f"{self.path!r} is damaged at offset {self.offset}: {self.reason}; "
+            f"to save what is whole of the store: python -m maestro_shm repair {directory!r}"
+        )
 
 
 class InvalidCommandError(MaestroError):

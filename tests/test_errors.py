@@ -52,7 +52,8 @@ EXAMPLES: list[Example] = [
     Example(
         ms.CorruptLogError("/tmp/x/log", 64, "bad checksum"),
         {"path": "/tmp/x/log", "offset": 64, "reason": "bad checksum"},
-        "'/tmp/x/log' is damaged at offset 64: bad checksum",
+        "'/tmp/x/log' is damaged at offset 64: bad checksum; "
+        "to save what is whole of the store: python -m maestro_shm repair '/tmp/x'",
     ),
     Example(ms.InvalidCommandError("insufficient funds"), {}, "insufficient funds"),
     Example(

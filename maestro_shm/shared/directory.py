@@ -4,6 +4,7 @@
     authkey     the key that clients and server prove to each other
     settings    what was fixed at the store's creation, as JSON; a directory with it is a store
     header, log-*, positions-*, index-*   see recovery.py
+    damaged-N   what a repair replaced, see repair.py
     socket-N    where the server of epoch N listens
     server.log  what the server has to say
 
@@ -36,7 +37,7 @@ AUTHKEY: Final = "authkey"
 SETTINGS: Final = "settings"
 SERVER_LOG: Final = "server.log"
 _UNFINISHED: Final = ".new"
-_REMOVED_LAST: Final = (AUTHKEY, SETTINGS, LOCK)
+_REMOVED_LAST: Final = ("header", AUTHKEY, SETTINGS, LOCK)
 _LARGEST_SETTINGS: Final = 1 << 12
 
 
@@ -194,7 +195,8 @@ def socket_path(path: Path, epoch: int) -> Path:
 def remove(path: Path) -> None:
     """Remove the directory and all in it, for whoever holds it. Who has its files mapped keeps them.
 
-    The settings go nearly last: whoever is killed meanwhile leaves an empty store, and no heap of nameless files.
+    The settings go nearly last: whoever is killed meanwhile leaves an empty store, and no heap of nameless files. The
+    header goes behind the log, which would look like one that has lost it.
     """
     names = _names(path)
     for name in sorted(set(names) - set(_REMOVED_LAST)) + [name for name in _REMOVED_LAST if name in names]:

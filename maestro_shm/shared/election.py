@@ -21,7 +21,6 @@ from maestro_shm.shared import header as head
 from maestro_shm.shared import wire
 from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.launch import launch
-from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.transport import DeadlineError, Line
 
 _POLL: Final = 0.005
@@ -56,7 +55,7 @@ def attach(path: Path, deadline: float) -> Line:
             elif time.monotonic() < deadline:
                 time.sleep(_POLL)  # it is about to begin or to end, or cannot let more clients in at the moment
             else:
-                reason = f"its server (process {_server_pid(path)}) runs, but could not be reached in time"
+                reason = f"its server (process {server_pid(path)}) runs, but could not be reached in time"
                 raise StoreUnavailableError(str(path), reason)
 
 
@@ -95,8 +94,20 @@ def end(path: Path, method: str, deadline: float) -> None:
             if line and _ask_to_end(path, line, method, deadline):
                 return
             if time.monotonic() >= deadline:
-                raise StoreUnavailableError(str(path), f"its server (process {_server_pid(path)}) cannot be reached")
+                raise StoreUnavailableError(str(path), f"its server (process {server_pid(path)}) cannot be reached")
             time.sleep(_POLL)
+
+
+def server_pid(path: Path) -> int | str:
+    """The number of the process that serves the store, as far as its header tells."""
+    try:
+        header = head.open_header(path)
+    except (OSError, StoreUnavailableError):
+        return "of unknown number"
+    try:
+        return header.words[head.SERVER_PID]
+    finally:
+        header.close()
 
 
 def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
@@ -127,35 +138,13 @@ def _check_creator(path: Path) -> None:
         raise StoreUnavailableError(str(path), f"it was private to process {creators.pid_of(creator)}, which has ended")
 
 
-def _server_pid(path: Path) -> int | str:
-    try:
-        header = head.open_header(path)
-    except (OSError, StoreUnavailableError):
-        return "of unknown number"
-    try:
-        return header.words[head.SERVER_PID]
-    finally:
-        header.close()
-
-
 def _end_unserved(path: Path) -> bool:
     """Remove the store if nobody serves it; whatever its files are like, so that a damaged one can be removed."""
     with directories.holding(path) as free:
         if free:
-            _retire(path)
+            head.retire_at(path / head.NAME)  # for those who still read
             directories.remove(path)
         return free
-
-
-def _retire(path: Path) -> None:
-    """Tell those who still read."""
-    try:
-        header = MappedFile.open(path / head.NAME, writable=True)
-    except (OSError, ValueError):
-        return  # it never had a server, or not a whole header
-    if header.size >= (head.GENERATION + 1) * 8:
-        head.retire(header)
-    header.close()
 
 
 def _ask_to_end(path: Path, line: Line, method: str, deadline: float) -> bool:

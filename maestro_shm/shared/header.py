@@ -45,7 +45,7 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 def create(path: Path) -> MappedFile:
     """A new header under construction: it has no magic number yet."""
-    return MappedFile.create(path, PAGE, PAGE)
+    return MappedFile.create(path, PAGE, PAGE, lasting=True)
 
 
 def open_header(directory: Path, *, writable: bool = False) -> MappedFile:
@@ -65,6 +65,26 @@ def retire(header: MappedFile) -> None:
     header.words[GENERATION] = RETIRED
     with contextlib.suppress(DiskError):
         header.flush()
+
+
+def read(path: Path) -> memoryview | None:
+    """The words of a header that may be damaged, as they are now; None if the file is not there or of another size."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return memoryview(content).cast("Q") if len(content) == PAGE else None
+
+
+def retire_at(path: Path) -> None:
+    """Tell those who read by this header that its files are no longer the store's; whatever the file is like."""
+    try:
+        header = MappedFile.open(path, writable=True)
+    except (OSError, ValueError):
+        return  # nobody can read by it
+    if header.size >= (GENERATION + 1) * 8:
+        retire(header)
+    header.close()
 
 
 def _why_not(version: int | None) -> str:

@@ -128,18 +128,18 @@ class Log:
         By system calls: the mapping may have no memory behind it here, and on a full tmpfs a touch would kill us.
         """
         while (path := self._segments.path(offset >> SEGMENT_BITS)).exists():
-            end = _next_segment(offset)
+            end = next_segment(offset)
             with path.open("rb", buffering=0) as file:
-                while offset < end and (found := _frame_at(file.fileno(), offset)) is not None:
+                while offset < end and (found := frame_at(file.fileno(), offset)) is not None:
                     yield found
                     offset = found[0].end
-                if offset < end and not _is_skip(file.fileno(), offset):
+                if offset < end and not is_skip(file.fileno(), offset):
                     return
             offset = end
 
     def place(self, tail: int, length: int) -> int:
         """Where a frame of this length goes if the log ends at `tail`."""
-        return tail if (tail & _MASK) + length <= SEGMENT_SIZE else _next_segment(tail)
+        return tail if (tail & _MASK) + length <= SEGMENT_SIZE else next_segment(tail)
 
     def reserve(self, end: int) -> None:
         """Make sure that the log can be written up to this offset. Raises `StoreFullError`."""
@@ -189,7 +189,11 @@ class Log:
         self._files[offset >> SEGMENT_BITS].data[start : start + len(packed)] = packed
 
 
-def _frame_at(descriptor: int, offset: int) -> tuple[Frame, list[Record]] | None:
+def frame_at(descriptor: int, offset: int) -> tuple[Frame, list[Record]] | None:
+    """The frame at the offset and its records, from the open file of its segment; None if it is not there or not whole.
+
+    A void frame has no records.
+    """
     start = offset & _MASK
     header = os.pread(descriptor, frame.FRAME_HEADER.size, start)
     if len(header) < frame.FRAME_HEADER.size:
@@ -201,9 +205,11 @@ def _frame_at(descriptor: int, offset: int) -> tuple[Frame, list[Record]] | None
     return (found, list(frame.unpack_records(buffer, found))) if frame.frame_is_whole(buffer, offset) else None
 
 
-def _is_skip(descriptor: int, offset: int) -> bool:
+def is_skip(descriptor: int, offset: int) -> bool:
+    """Whether a mark at the offset says that the log goes on in the next segment."""
     return os.pread(descriptor, len(frame.SKIP_MARK), offset & _MASK) == frame.SKIP_MARK
 
 
-def _next_segment(offset: int) -> int:
+def next_segment(offset: int) -> int:
+    """Where the segment behind the offset's begins."""
     return (offset + SEGMENT_SIZE) & ~_MASK

@@ -19,6 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
+from maestro_shm.errors import CorruptLogError
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared.frame import EVENT, Frame, Record
@@ -29,6 +30,9 @@ from maestro_shm.shared.mapped import MappedFile, flush_directory
 from maestro_shm.shared.positions import Positions
 
 UNFINISHED: Final = head.NAME + ".new"
+REPLACED: Final = "damaged-"
+"""What the name of the directory begins with to which a repair moves the files that it replaces."""
+REPLACED_HEADER: Final = head.NAME + ".replaced"
 _DATA: Final = re.compile(r"(log|positions|index)-(\d+)-\d+")
 
 
@@ -50,8 +54,21 @@ class WriterFiles:
 
 
 def is_begun(directory: Path) -> bool:
-    """Whether there is a store to recover, whatever else may be missing."""
-    return (directory / head.NAME).exists()
+    """Whether there is a store to recover, whatever else may be missing.
+
+    Raises `CorruptLogError` if there is a log without a header: a new store would be written over it.
+    """
+    is_there = (directory / head.NAME).exists()
+    if not is_there and newest_log(directory) is not None:
+        raise CorruptLogError(str(directory / head.NAME), 0, "it is missing, though there is a log")
+    return is_there
+
+
+def newest_log(directory: Path) -> int | None:
+    """The newest incarnation of which there is a log, but for the one that is being made."""
+    unfinished = head.read(directory / UNFINISHED)
+    passed = None if unfinished is None else unfinished[head.INCARNATION]
+    return max((number for _, kind, number in _data_files(directory) if kind == "log" and number != passed), default=None)
 
 
 def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_commit_bytes: int) -> WriterFiles:
@@ -68,6 +85,7 @@ def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_com
         words[head.CLOCK] = clock
         words[head.GENERATION] = 1
         words[head.PUBLISHED] = START
+        header.flush()  # before there is a log that it tells to be unfinished
         files = _begin_files(directory, header)
         words[head.MAGIC_WORD] = head.MAGIC
     except BaseException:
@@ -98,6 +116,7 @@ def recover(directory: Path) -> WriterFiles:
     """Open the files for writing. Raises `CorruptLogError`, and `StoreFullError` where some have to be built anew."""
     header = head.open_header(directory, writable=True)
     words = header.words
+    retire_replaced(directory)
     if words[head.GENERATION] == RETIRED:
         return _begin_anew(directory, words)
     incarnation = words[head.INCARNATION]
@@ -116,10 +135,17 @@ def recover(directory: Path) -> WriterFiles:
 
 def sweep(directory: Path, *, keep: int) -> None:
     """Remove the files of every incarnation but one, and the unfinished header. Who has them mapped keeps them."""
-    (directory / UNFINISHED).unlink(missing_ok=True)
     for path, _, incarnation in _data_files(directory):
         if incarnation != keep:
             path.unlink(missing_ok=True)
+    (directory / UNFINISHED).unlink(missing_ok=True)  # last, since it tells which files are unfinished
+
+
+def retire_replaced(directory: Path) -> None:
+    """Tell the readers of files that a repair replaced. One that was killed meanwhile may not have done so."""
+    for path in directory.glob(f"{REPLACED}*/{REPLACED_HEADER}"):
+        if not path.samefile(directory / head.NAME):  # else it was killed before it replaced them
+            head.retire_at(path)
 
 
 def _discard(directory: Path, kind: str, *, keep: Path | None = None) -> None:
@@ -248,11 +274,12 @@ def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingInde
     draft[head.LAST_POSITION] = draft[head.AGGREGATES] = 0
     positions.reserve(0)
     for frame, records in log.whole_frames(START):
-        if frame.epoch < epoch:
-            break  # left over from before an earlier recovery, which cut the log in front of it
         if records:
+            if frame.epoch < epoch:
+                break  # left over from before an earlier recovery, which cut the log in front of it
             _replay_frame(draft, positions, index, frame, records)
-        end, epoch = frame.end, frame.epoch
+            epoch = frame.epoch
+        end = frame.end
     log.resume(end)
     # The header's page may have reached the disk before the log's.
     draft[head.EPOCH] = max(draft[head.EPOCH], epoch)
