@@ -10,14 +10,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from maestro_shm import demo
+from maestro_shm import demo, repair
 from maestro_shm.errors import MaestroError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m maestro_shm", description="An event store for many processes.")
-    demo.add_command(parser.add_subparsers(metavar="COMMAND", required=True))
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    demo.add_command(commands)
+    repair.add_command(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)

@@ -11,6 +11,7 @@ BASE = {"errors", "records"}
 VALUES = BASE | {"clock", "codec", "validation"}
 FILES = {"shared.frame", "shared.mapped", "shared.segments", "shared.header", "shared.log", "shared.index"}
 WRITER = FILES | {"shared.positions", "shared.recovery", "shared.journal"}
+SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
 LINE = {"shared.handshake", "shared.wire", "shared.transport"}
 PLACE = {"shared.directory", "shared.creator", "shared.handshake"}
 
@@ -36,6 +37,14 @@ ALLOWED = {
     "shared.recovery": BASE | FILES | {"shared.positions"},
     "shared.journal": VALUES | WRITER,
     "shared.reader": VALUES | FILES,
+    "shared.damage": set(),
+    "shared.salvage": BASE | FILES | {"options"},
+    "shared.survey": BASE | FILES | {"shared.salvage"},
+    "shared.crosscheck": BASE | FILES | {"shared.positions", "shared.salvage", "shared.damage"},
+    "shared.diagnosis": BASE | WRITER | PLACE | SALVAGE,
+    "shared.rebuild": VALUES | WRITER | PLACE | SALVAGE | {"shared.diagnosis"},
+    "shared.repair": BASE | WRITER | PLACE | SALVAGE | {"shared.diagnosis", "shared.rebuild", "shared.election"},
+    "repair": BASE | {"connect", "memory", "shared.store", "shared.damage", "shared.repair"},
     "shared.creator": set(),
     "shared.handshake": set(),
     "shared.wire": BASE | {"packers", "options"},

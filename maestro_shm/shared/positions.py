@@ -35,6 +35,10 @@ class Positions:
         """Where the event at this position lies; it exists, or is at least reserved."""
         return self._segments.open(position >> _INDEX_BITS).words[position & _INDEX_MASK]
 
+    def place(self, position: int) -> tuple[Path, int]:
+        """The file that has the offset of this position, and where in it."""
+        return self._segments.path(position >> _INDEX_BITS), (position & _INDEX_MASK) * _WORD
+
     def reserve(self, last_position: int) -> None:
         """Make sure that offsets up to this position can be put. Raises `StoreFullError`."""
         self._segments.reserve((last_position + 1) * _WORD)

@@ -68,7 +68,9 @@ def newest_log(directory: Path) -> int | None:
     """The newest incarnation of which there is a log, but for the one that is being made."""
     unfinished = head.read(directory / UNFINISHED)
     passed = None if unfinished is None else unfinished[head.INCARNATION]
-    return max((number for _, kind, number in _data_files(directory) if kind == "log" and number != passed), default=None)
+    return max(
+        (number for _, kind, number in data_files(directory) if kind == "log" and number != passed), default=None
+    )
 
 
 def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_commit_bytes: int) -> WriterFiles:
@@ -120,10 +122,10 @@ def recover(directory: Path) -> WriterFiles:
     if words[head.GENERATION] == RETIRED:
         return _begin_anew(directory, words)
     incarnation = words[head.INCARNATION]
-    sweep(directory, keep=incarnation)
     log = Log(directory, incarnation, writable=True)
     positions = Positions(directory, incarnation, writable=True)
     log.check(words[head.PUBLISHED])
+    sweep(directory, keep=incarnation)  # not before: a damaged header may tell of another incarnation
     _discard(directory, "index", keep=_table_path(directory, words))
     if (words[head.BOOT_HIGH], words[head.BOOT_LOW]) == head.boot_id() != (0, 0):
         index = _undo_unpublished(directory, words, log, positions)
@@ -135,7 +137,7 @@ def recover(directory: Path) -> WriterFiles:
 
 def sweep(directory: Path, *, keep: int) -> None:
     """Remove the files of every incarnation but one, and the unfinished header. Who has them mapped keeps them."""
-    for path, _, incarnation in _data_files(directory):
+    for path, _, incarnation in data_files(directory):
         if incarnation != keep:
             path.unlink(missing_ok=True)
     (directory / UNFINISHED).unlink(missing_ok=True)  # last, since it tells which files are unfinished
@@ -150,13 +152,13 @@ def retire_replaced(directory: Path) -> None:
 
 def _discard(directory: Path, kind: str, *, keep: Path | None = None) -> None:
     """Remove the files of one kind, but for one."""
-    for path, found, _ in _data_files(directory):
+    for path, found, _ in data_files(directory):
         if found == kind and path != keep:
             path.unlink(missing_ok=True)
 
 
-def _data_files(directory: Path) -> Iterator[tuple[Path, str, int]]:
-    """The files that are ours by their names, with their kinds and incarnations."""
+def data_files(directory: Path) -> Iterator[tuple[Path, str, int]]:
+    """The store's files by their names, with their kinds and incarnations."""
     for path in directory.iterdir():
         if (match := _DATA.fullmatch(path.name)) and path.is_file():
             yield path, match[1], int(match[2])

@@ -1,0 +1,123 @@
+"""Building a store anew, beside the damaged one, from the whole commits of its log.
+
+They go through the ordinary writer, so that every rule of the data is checked again; with their ids, so that one which
+is sent again is still known. Sequences, timestamps and payloads stay; positions count on without gaps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maestro_shm.clock import MAX_TIMESTAMP
+from maestro_shm.errors import InvalidEventError, SequenceConflictError
+from maestro_shm.shared import header as head
+from maestro_shm.shared import recovery
+from maestro_shm.shared.damage import Hole, Refusal, Report, Shift
+from maestro_shm.shared.diagnosis import Diagnosis
+from maestro_shm.shared.directory import Settings
+from maestro_shm.shared.frame import EVENT, SNAPSHOT, Record
+from maestro_shm.shared.journal import Journal, Row
+from maestro_shm.shared.log import SEGMENT_BITS, SEGMENT_SIZE
+from maestro_shm.shared.salvage import Piece, Salvage
+from maestro_shm.shared.survey import Survey, figures_after
+
+
+def rebuild(directory: Path, settings: Settings, found: Diagnosis, report: Report) -> None:
+    """Build the next incarnation, as yet unpublished, and report what is in it. Raises `StoreFullError`."""
+    files = recovery.create(
+        directory,
+        incarnation=found.incarnation + 1,
+        epoch=found.epoch,
+        clock=0,
+        max_commit_bytes=settings.max_commit_bytes,
+    )
+    words = files.header.words
+    try:
+        journal = Journal(directory, files)
+        with Salvage(directory, found.incarnation) as salvage:
+            copy = _Copy(journal, words, salvage, report)
+            for piece in Survey(salvage, found.bound).live():
+                copy.add(piece)
+        if found.last_position is not None:
+            copy.expect(found.last_position + 1)
+        words[head.CLOCK] = max(words[head.CLOCK], found.clock)
+        words[head.SERVER_PID] = 0
+    finally:
+        files.close()
+
+
+class _Copy:
+    """Commits what is whole, and keeps account of what lies between."""
+
+    def __init__(self, journal: Journal, words: memoryview, salvage: Salvage, report: Report) -> None:
+        self._journal = journal
+        self._words = words
+        self._salvage = salvage
+        self._report = report
+        self._next_position = 1
+        self._shift = 0
+        self._saved: dict[bytes, tuple[int, int]] = {}
+        """Offset and sequence of each stream's newest record that was saved."""
+
+    def add(self, piece: Piece) -> None:
+        """Commit what a frame holds, or report why it cannot be."""
+        assert piece.frame is not None  # noqa: S101 (for the type checker)
+        self.expect(piece.frame.first_position)
+        self._next_position = figures_after(piece)[0] + 1
+        try:
+            position = self._commit(piece.frame.commit_id, piece.records)
+        except (InvalidEventError, SequenceConflictError) as error:
+            path = str(self._salvage.path(piece.start >> SEGMENT_BITS))
+            self._report.refusals.append(Refusal(path, piece.start % SEGMENT_SIZE, str(error)))
+            return
+        self._report.commits += 1
+        if position is not None:
+            self._note_events(piece.records, piece.frame.first_position, position)
+
+    def expect(self, position: int) -> None:
+        """Report what is missing in front of the event that had this position, or would have got it next."""
+        if (missing := position - self._next_position) > 0:
+            self._report.lost_events += missing
+            self._report.lost_places += 1
+
+    def _commit(self, commit_id: bytes, records: list[Record]) -> int | None:
+        """The position of the first event, or None for a snapshot."""
+        kinds = [record.kind for record in records]
+        if kinds == [SNAPSHOT]:
+            (snapshot,) = records
+            key = _aggregate_id(snapshot.key)
+            if not self._journal.commit_snapshot(commit_id, key, snapshot.sequence, snapshot.payload, resent=False):
+                raise InvalidEventError("there is a snapshot that is not older", key, snapshot.sequence)
+            return None
+        if set(kinds) != {EVENT}:
+            raise InvalidEventError("a commit holds events, or one snapshot")
+        self._wind_clock(records)
+        return self._journal.commit_events(commit_id, list(map(_row, records)), resent=False)[0]
+
+    def _wind_clock(self, records: list[Record]) -> None:
+        """Let the clock come to those timestamps which only it may give."""
+        late = [record.timestamp for record in records if record.timestamp > MAX_TIMESTAMP]
+        if late:
+            self._words[head.CLOCK] = late[0] - 1
+
+    def _note_events(self, records: list[Record], former_position: int, position: int) -> None:
+        self._report.events += len(records)
+        if (shift := former_position - position) != self._shift:
+            self._shift = shift
+            self._report.shifts.append(Shift(former_position, shift))
+        for record in records:
+            offset, sequence = self._saved.get(record.key, (0, None))
+            if record.previous not in (0, offset):
+                hole = Hole(sequence, record.sequence)
+                self._report.holes.setdefault(_aggregate_id(record.key), []).append(hole)
+            self._saved[record.key] = record.offset, record.sequence
+
+
+def _row(record: Record) -> Row:
+    given = record.timestamp if record.timestamp <= MAX_TIMESTAMP else None
+    return _aggregate_id(record.key), record.sequence, given, record.payload
+
+
+def _aggregate_id(key: bytes) -> str:
+    """What the journal refuses if the key is none."""
+    return key.decode(errors="surrogateescape")

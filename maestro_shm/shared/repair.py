@@ -1,0 +1,131 @@
+"""Repairing a store that nobody serves: what is whole is built anew, and takes the place of what is damaged.
+
+The store is as it was until the new header takes the place of the old one, in one step. The files that it replaces are
+kept in the store's directory `damaged-N`, N being their incarnation: first by second names, so that a repair which is
+killed changes nothing. What is left to do behind that one step, recovery does too: those who read the old files are
+told to open the new ones, and the first names are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.shared import directory as directories
+from maestro_shm.shared import election, mapped, recovery
+from maestro_shm.shared import header as head
+from maestro_shm.shared.damage import Report
+from maestro_shm.shared.diagnosis import Diagnosis, diagnose
+from maestro_shm.shared.directory import Settings
+from maestro_shm.shared.rebuild import rebuild
+
+_HOLD_SECONDS: Final = 0.5
+"""How long to try for the lock on the directory: whoever looks whether a server is there has it for a moment."""
+
+
+def repair(directory: Path) -> Report:
+    """Save what is whole of a damaged store; if nothing is damaged, nothing is changed.
+
+    Raises `StoreUnavailableError` if there is no such store, if it is served, or if it cannot be told what it holds;
+    `StoreFullError` if there is no room for what is whole beside the files that are there. Nothing is changed then.
+    """
+    directories.check(directory)
+    try:
+        settings = directories.read_settings(directory)
+        with _held(directory, settings):
+            return _repair(directory, settings)
+    except OSError as error:
+        raise StoreUnavailableError(str(directory), f"cannot repair it: {error}") from None
+
+
+@contextlib.contextmanager
+def _held(directory: Path, settings: Settings) -> Iterator[None]:
+    """Keep servers out."""
+    deadline = time.monotonic() + _HOLD_SECONDS
+    while (held := directories.hold(directory)) is None:
+        if time.monotonic() > deadline:
+            pid = election.server_pid(directory)
+            leaves = (
+                f"it leaves {settings.idle_timeout:g} s after its last client has, or when it is told to: kill {pid}"
+            )
+            raise StoreUnavailableError(str(directory), f"its server (process {pid}) still runs; {leaves}")
+        time.sleep(0.005)
+    try:
+        yield
+    finally:
+        directories.let_go(held)
+
+
+def _repair(directory: Path, settings: Settings) -> Report:
+    found = diagnose(directory, settings)
+    if found is None or not found.damages:
+        return Report(directory, [])
+    report = Report(directory, found.damages)
+    try:
+        rebuild(directory, settings, found, report)
+        _flush_new(directory, found)
+        report.replaced = _keep(directory, found)
+    except BaseException:
+        recovery.sweep(directory, keep=found.incarnation)
+        raise
+    recovery.publish(directory)
+    _flush(directory)
+    recovery.retire_replaced(directory)
+    recovery.sweep(directory, keep=found.incarnation + 1)
+    return report
+
+
+def _flush_new(directory: Path, found: Diagnosis) -> None:
+    """Return when the disk has all that was built."""
+    new = [path for path, _, incarnation in recovery.data_files(directory) if incarnation != found.incarnation]
+    for path in [*new, directory / recovery.UNFINISHED, directory]:
+        _flush(path)
+
+
+def _keep(directory: Path, found: Diagnosis) -> Path:
+    """Give the files that are to be replaced second names, in a directory of their own. Leaves nothing if it fails."""
+    kept = directory / f"{recovery.REPLACED}{found.incarnation}"
+    files = {
+        path: path.name for path, _, incarnation in recovery.data_files(directory) if incarnation == found.incarnation
+    }
+    if (directory / head.NAME).exists():
+        files[directory / head.NAME] = recovery.REPLACED_HEADER
+    made: list[Path] = []
+    try:
+        with mapped._room_for(kept, 0):
+            kept.mkdir(mode=0o700, exist_ok=True)
+            for path, name in files.items():
+                if not _is_second_name(kept / name, path):
+                    made.append(kept / name)
+                    (kept / name).hardlink_to(path)
+            _flush(kept)
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            kept.rmdir()
+        raise
+    return kept
+
+
+def _is_second_name(second: Path, path: Path) -> bool:
+    """Whether a repair that was killed has made it already."""
+    if not second.exists():
+        return False
+    if second.samefile(path):
+        return True
+    raise StoreUnavailableError(str(path.parent), f"{second} is of another repair, and in the way; move it elsewhere")
+
+
+def _flush(path: Path) -> None:
+    """Return when the disk has the file, or knows the names in the directory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

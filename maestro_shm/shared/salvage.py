@@ -1,0 +1,167 @@
+"""What is whole in a log of which any part may be missing or damaged.
+
+By system calls, not by mapping: a touch of what is no longer there would kill the process. Behind a damaged place the
+next whole frame is looked for at each multiple of 8; its CRC begins from its offset, so that bytes of a frame that
+somebody stored as data, or that were moved, do not pass for one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from maestro_shm.options import LARGEST_COMMIT_BYTES
+from maestro_shm.shared import frame as frames
+from maestro_shm.shared.frame import EVENT, FRAME_HEADER, RECORD_HEADER, SNAPSHOT, Frame, Record
+from maestro_shm.shared.log import FILE_MARK, SEGMENT_BITS, SEGMENT_SIZE, START, frame_at, is_skip, next_segment
+from maestro_shm.shared.mapped import PAGE
+
+_MASK: Final = SEGMENT_SIZE - 1
+_CHUNK: Final = 1 << 20
+_NOTHING: Final = bytes(_CHUNK)
+_LENGTHS: Final = struct.Struct("<I4x")
+_LEAST: Final = FRAME_HEADER.size + RECORD_HEADER.size
+_MOST: Final = FRAME_HEADER.size + LARGEST_COMMIT_BYTES
+_START: Final = struct.Struct(FRAME_HEADER.format + RECORD_HEADER.format[1:])
+"""What a frame with its first record begins with."""
+
+
+class Piece(NamedTuple):
+    """Bytes of the log that are as they were written: a frame, or the mark that leads to the next segment (`None`)."""
+
+    start: int
+    end: int
+    frame: Frame | None
+    records: list[Record]
+    """None in a mark and in a void frame."""
+
+
+class Salvage:
+    """The log of one incarnation, to be closed. It is only read."""
+
+    def __init__(self, directory: Path, incarnation: int) -> None:
+        self.incarnation: Final = incarnation
+        self._directory = directory
+        name = re.compile(rf"log-{incarnation}-(\d+)")
+        numbers = [int(match[1]) for path in directory.iterdir() if (match := name.fullmatch(path.name))]
+        self.end: Final = (max(numbers, default=-1) + 1) << SEGMENT_BITS
+        """Where the last segment that is there would end."""
+        self._number = -1
+        self._descriptor: int | None = None
+
+    def path(self, number: int) -> Path:
+        """The path of a segment."""
+        return self._directory / f"log-{self.incarnation}-{number:06d}"
+
+    def size(self, number: int) -> int | None:
+        """The size of a segment's file, or None if there is none."""
+        try:
+            return self.path(number).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def has_file_mark(self) -> bool:
+        """Whether the log begins as it was begun."""
+        descriptor = self._open(0)
+        return descriptor is not None and _read(descriptor, 0, START) == FILE_MARK
+
+    def pieces(self, offset: int = START) -> Iterator[Piece]:
+        """All that is whole from an offset on, in order; what lies between two was damaged or is no part of it."""
+        while offset < self.end:
+            piece = self._piece_at(offset)
+            if piece is None:
+                offset = self._search(offset + 8)
+            else:
+                yield piece
+                offset = piece.end
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._number, self._descriptor = -1, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, number: int) -> int | None:
+        if number != self._number:
+            self.close()
+            try:
+                self._descriptor = os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                self._descriptor = None
+            self._number = number
+        return self._descriptor
+
+    def _piece_at(self, offset: int) -> Piece | None:
+        descriptor = self._open(offset >> SEGMENT_BITS)
+        if descriptor is None:
+            return None
+        try:
+            if (found := frame_at(descriptor, offset)) is not None:
+                return Piece(offset, found[0].end, *found)
+            return Piece(offset, next_segment(offset), None, []) if _is_mark(descriptor, offset) else None
+        except OSError:  # the disk cannot read it
+            return None
+
+    def _search(self, offset: int) -> int:
+        """Where the next frame begins, from this offset on, or else the next segment."""
+        end = next_segment(offset - 8)
+        descriptor = self._open((offset - 8) >> SEGMENT_BITS)
+        if descriptor is None:
+            return end
+        while offset < end:
+            for candidate in _candidates(_read(descriptor, offset & _MASK, min(_CHUNK, end - offset)), offset):
+                if _may_begin_at(descriptor, candidate) and (piece := self._piece_at(candidate)) and piece.frame:
+                    return candidate
+            offset += _CHUNK
+        return end
+
+
+def _is_mark(descriptor: int, offset: int) -> bool:
+    """Whether there is a mark, and not a page of nothing but ones."""
+    return is_skip(descriptor, offset) and not is_skip(descriptor, offset + len(frames.SKIP_MARK))
+
+
+def _candidates(data: bytes, offset: int) -> Iterator[int]:
+    """Where in these bytes of the log a frame may begin, as far as its length tells."""
+    if data == _NOTHING[: len(data)]:
+        return
+    for number, (length,) in enumerate(_LENGTHS.iter_unpack(data[: len(data) & ~7])):
+        if _LEAST <= length <= _MOST + 1 and not length & 6:
+            yield offset + number * 8
+
+
+def _may_begin_at(descriptor: int, offset: int) -> bool:
+    """Whether the bytes there look like a frame's, so that it is worth a look at all of it, which may be megabytes."""
+    start = _read(descriptor, offset & _MASK, _START.size)
+    if len(start) < _START.size:
+        return False
+    length, _, _, _, _, records, _, _, size, _, _, _, _, distance, key_length, kind = _START.unpack(start)
+    return bool(length & 1) or (
+        0 < records <= length // RECORD_HEADER.size
+        and distance == FRAME_HEADER.size
+        and kind in (EVENT, SNAPSHOT)
+        and RECORD_HEADER.size + key_length <= size <= length - FRAME_HEADER.size
+    )
+
+
+def _read(descriptor: int, start: int, size: int) -> bytes:
+    """These bytes, as far as the file goes, with zeros for pages that the disk cannot read."""
+    try:
+        return os.pread(descriptor, size, start)
+    except OSError:
+        if size <= PAGE:
+            return bytes(size)
+        return b"".join(_read(descriptor, at, min(PAGE, start + size - at)) for at in range(start, start + size, PAGE))

@@ -1,0 +1,113 @@
+"""Which of a log's whole frames are the store's, and where it has gaps between them.
+
+The epochs of a store's frames never fall. One that is lower than an earlier one was cut off by a recovery, and lies
+behind the log's end, or where something has damaged the way past it. In the boot that wrote them the header's published
+offset tells where the log ends; frames behind it were never acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from maestro_shm.shared import header as head
+from maestro_shm.shared.frame import EVENT
+from maestro_shm.shared.log import START
+from maestro_shm.shared.salvage import Piece, Salvage
+
+
+class Survey:
+    """What is found on one way through a log, up to a bound if there is one."""
+
+    def __init__(self, salvage: Salvage, bound: int | None) -> None:
+        self.bound = bound
+        self.end = START
+        """Where the last piece ends that belongs to the store."""
+        self.gaps: list[tuple[int, int]] = []
+        self.last_position = 0
+        self.aggregates = 0
+        self.epoch = 0
+        self.timestamp = 0
+        self._salvage = salvage
+
+    def live(self) -> Iterator[Piece]:
+        """The store's frames, in order; to be taken once."""
+        for piece in self._salvage.pieces():
+            if self.bound is not None and piece.start >= self.bound:
+                return
+            if piece.frame is not None and piece.records and piece.frame.epoch >= self.epoch:
+                if piece.start != self.end:
+                    self.gaps.append((self.end, piece.start))
+                self._note(piece)
+                yield piece
+            elif not piece.records and piece.start == self.end:  # a void frame, or the mark at a segment's end
+                self.end = piece.end
+
+    def _note(self, piece: Piece) -> None:
+        assert piece.frame is not None  # noqa: S101 (for the type checker)
+        self.end = piece.end
+        self.epoch = piece.frame.epoch
+        self.last_position, self.aggregates = figures_after(piece)
+        self.timestamp = max(self.timestamp, *(record.timestamp for record in piece.records))
+
+
+def survey(salvage: Salvage, bound: int | None) -> Survey:
+    """What there is of the store in its log."""
+    found = Survey(salvage, bound)
+    for _ in found.live():
+        pass
+    return found
+
+
+def unpublished(salvage: Salvage, words: Sequence[int] | memoryview) -> Iterator[Piece]:
+    """The whole frames of the last epoch that lie at the published offset and behind: not acknowledged as yet."""
+    end = words[head.PUBLISHED]
+    for piece in salvage.pieces(end):
+        if piece.start != end or (piece.frame is not None and piece.frame.epoch != words[head.EPOCH]):
+            return
+        if piece.records:
+            yield piece
+        end = piece.end
+
+
+def figures_after(piece: Piece) -> tuple[int, int]:
+    """The last position and the number of aggregates after a commit."""
+    assert piece.frame is not None  # noqa: S101 (for the type checker)
+    events = sum(record.kind == EVENT for record in piece.records)
+    return piece.frame.first_position + events - 1, piece.frame.aggregates
+
+
+def contradiction(words: memoryview, found: Survey, salvage: Salvage, max_commit_bytes: int) -> str | None:
+    """What in the header cannot be true, going by the log that was surveyed; None if all may be as it was written."""
+    if words[head.MAX_COMMIT_BYTES] != max_commit_bytes:
+        return f"its size cap of a commit is not that of the settings, {max_commit_bytes:,}"
+    if words[head.EPOCH] >= 1 << 32 or (found.bound is not None and words[head.EPOCH] < found.epoch):
+        return "its epoch is none that the log may have"
+    if words[head.CLOCK] >> 63:
+        return "its clock is none that the store may have"
+    if not _may_end_at(words, found, salvage):
+        return "its published offset is not where the log ends"
+    if found.bound == found.end and not _has_figures(words, found, salvage):
+        return "its figures are not those of the log"
+    return None
+
+
+def _may_end_at(words: memoryview, found: Survey, salvage: Salvage) -> bool:
+    published = words[head.PUBLISHED]
+    if published < START or published & 7 or (found.bound is not None and found.end > published):
+        return False
+    figures = words[head.LAST_POSITION], words[head.AGGREGATES]
+    if found.end < published and figures[0] < found.last_position:
+        return False
+    # A log that lies in files that are missing had more in it than what is found.
+    return max(published, words[head.DURABLE]) <= salvage.end or figures != (found.last_position, found.aggregates)
+
+
+def _has_figures(words: memoryview, found: Survey, salvage: Salvage) -> bool:
+    """Whether the figures are those at the log's end. A writer that was killed may have begun to count its next one."""
+    possible = [(found.last_position, found.aggregates), *map(figures_after, unpublished(salvage, words))]
+    positions, aggregates = zip(*possible, strict=True)
+    return (
+        words[head.LAST_POSITION] in positions
+        and words[head.AGGREGATES] in aggregates
+        and words[head.CLOCK] >= found.timestamp
+    )
