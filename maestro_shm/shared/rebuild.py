@@ -19,7 +19,7 @@ from maestro_shm.shared.frame import EVENT, SNAPSHOT, Record
 from maestro_shm.shared.journal import Journal, Row
 from maestro_shm.shared.log import SEGMENT_BITS, SEGMENT_SIZE
 from maestro_shm.shared.salvage import Piece, Salvage
-from maestro_shm.shared.survey import Survey, figures_after
+from maestro_shm.shared.survey import Survey
 
 
 def rebuild(directory: Path, settings: Settings, found: Diagnosis, report: Report) -> None:
@@ -63,7 +63,7 @@ class _Copy:
         """Commit what a frame holds, or report why it cannot be."""
         assert piece.frame is not None  # noqa: S101 (for the type checker)
         self.expect(piece.frame.first_position)
-        self._next_position = figures_after(piece)[0] + 1
+        self._next_position = piece.next_position or self._next_position
         try:
             position = self._commit(piece.frame.commit_id, piece.records)
         except (InvalidEventError, SequenceConflictError) as error:

@@ -40,6 +40,13 @@ class Piece(NamedTuple):
     records: list[Record]
     """None in a mark and in a void frame."""
 
+    @property
+    def next_position(self) -> int | None:
+        """The position of the first event behind this commit; None in a mark and in a void frame."""
+        if self.frame is None or not self.records:
+            return None
+        return self.frame.first_position + sum(record.kind == EVENT for record in self.records)
+
 
 class Salvage:
     """The log of one incarnation, to be closed. It is only read."""
@@ -70,15 +77,29 @@ class Salvage:
         descriptor = self._open(0)
         return descriptor is not None and _read(descriptor, 0, START) == FILE_MARK
 
-    def pieces(self, offset: int = START) -> Iterator[Piece]:
-        """All that is whole from an offset on, in order; what lies between two was damaged or is no part of it."""
-        while offset < self.end:
-            piece = self._piece_at(offset)
-            if piece is None:
-                offset = self._search(offset + 8)
-            else:
-                yield piece
-                offset = piece.end
+    def pieces(self, end: int | None = None) -> Iterator[Piece]:
+        """All that is whole, in order, and begins before `end`; between two lies what is damaged or no part of it."""
+        end = self.end if end is None else min(end, self.end)
+        offset, position = START, 1
+        while offset < end:
+            piece = self.piece_at(offset)
+            if piece is None or (piece.frame is None and not self._goes_on(piece.end, position)):
+                offset = self._search(offset + 8, end)
+                continue
+            yield piece
+            offset, position = piece.end, piece.next_position or position
+
+    def piece_at(self, offset: int) -> Piece | None:
+        """What is whole at this offset, if anything is."""
+        descriptor = self._open(offset >> SEGMENT_BITS)
+        if descriptor is None:
+            return None
+        try:
+            if (found := frame_at(descriptor, offset)) is not None:
+                return Piece(offset, found[0].end, *found)
+            return Piece(offset, next_segment(offset), None, []) if _is_mark(descriptor, offset) else None
+        except OSError:  # the disk cannot read it
+            return None
 
     def close(self) -> None:
         """Close what is open."""
@@ -94,6 +115,17 @@ class Salvage:
     ) -> None:
         self.close()
 
+    def _goes_on(self, offset: int, position: int) -> bool:
+        """Whether the log goes on at the begin of this segment with this position, as far as anything is there.
+
+        If not, the mark that leads there is none, but damage that looks like it.
+        """
+        while (piece := self.piece_at(offset)) and piece.frame and not piece.records:
+            offset = piece.end
+        if piece is None or piece.frame is None:
+            return offset < self.end
+        return piece.frame.first_position == position
+
     def _open(self, number: int) -> int | None:
         if number != self._number:
             self.close()
@@ -104,26 +136,15 @@ class Salvage:
             self._number = number
         return self._descriptor
 
-    def _piece_at(self, offset: int) -> Piece | None:
-        descriptor = self._open(offset >> SEGMENT_BITS)
-        if descriptor is None:
-            return None
-        try:
-            if (found := frame_at(descriptor, offset)) is not None:
-                return Piece(offset, found[0].end, *found)
-            return Piece(offset, next_segment(offset), None, []) if _is_mark(descriptor, offset) else None
-        except OSError:  # the disk cannot read it
-            return None
-
-    def _search(self, offset: int) -> int:
-        """Where the next frame begins, from this offset on, or else the next segment."""
-        end = next_segment(offset - 8)
+    def _search(self, offset: int, end: int) -> int:
+        """Where the next frame begins, from this offset on, or else the next segment, or `end`."""
+        end = min(end, next_segment(offset - 8))
         descriptor = self._open((offset - 8) >> SEGMENT_BITS)
         if descriptor is None:
             return end
         while offset < end:
             for candidate in _candidates(_read(descriptor, offset & _MASK, min(_CHUNK, end - offset)), offset):
-                if _may_begin_at(descriptor, candidate) and (piece := self._piece_at(candidate)) and piece.frame:
+                if _may_begin_at(descriptor, candidate) and (piece := self.piece_at(candidate)) and piece.frame:
                     return candidate
             offset += _CHUNK
         return end

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from maestro_shm.shared import header as head
-from maestro_shm.shared.frame import EVENT
 from maestro_shm.shared.log import START
 from maestro_shm.shared.salvage import Piece, Salvage
 
@@ -31,9 +30,7 @@ class Survey:
 
     def live(self) -> Iterator[Piece]:
         """The store's frames, in order; to be taken once."""
-        for piece in self._salvage.pieces():
-            if self.bound is not None and piece.start >= self.bound:
-                return
+        for piece in self._salvage.pieces(self.bound):
             if piece.frame is not None and piece.records and piece.frame.epoch >= self.epoch:
                 if piece.start != self.end:
                     self.gaps.append((self.end, piece.start))
@@ -46,7 +43,7 @@ class Survey:
         assert piece.frame is not None  # noqa: S101 (for the type checker)
         self.end = piece.end
         self.epoch = piece.frame.epoch
-        self.last_position, self.aggregates = figures_after(piece)
+        self.last_position, self.aggregates = _figures_after(piece)
         self.timestamp = max(self.timestamp, *(record.timestamp for record in piece.records))
 
 
@@ -61,19 +58,10 @@ def survey(salvage: Salvage, bound: int | None) -> Survey:
 def unpublished(salvage: Salvage, words: Sequence[int] | memoryview) -> Iterator[Piece]:
     """The whole frames of the last epoch that lie at the published offset and behind: not acknowledged as yet."""
     end = words[head.PUBLISHED]
-    for piece in salvage.pieces(end):
-        if piece.start != end or (piece.frame is not None and piece.frame.epoch != words[head.EPOCH]):
-            return
+    while (piece := salvage.piece_at(end)) and (piece.frame is None or piece.frame.epoch == words[head.EPOCH]):
         if piece.records:
             yield piece
         end = piece.end
-
-
-def figures_after(piece: Piece) -> tuple[int, int]:
-    """The last position and the number of aggregates after a commit."""
-    assert piece.frame is not None  # noqa: S101 (for the type checker)
-    events = sum(record.kind == EVENT for record in piece.records)
-    return piece.frame.first_position + events - 1, piece.frame.aggregates
 
 
 def contradiction(words: memoryview, found: Survey, salvage: Salvage, max_commit_bytes: int) -> str | None:
@@ -104,10 +92,16 @@ def _may_end_at(words: memoryview, found: Survey, salvage: Salvage) -> bool:
 
 def _has_figures(words: memoryview, found: Survey, salvage: Salvage) -> bool:
     """Whether the figures are those at the log's end. A writer that was killed may have begun to count its next one."""
-    possible = [(found.last_position, found.aggregates), *map(figures_after, unpublished(salvage, words))]
+    possible = [(found.last_position, found.aggregates), *map(_figures_after, unpublished(salvage, words))]
     positions, aggregates = zip(*possible, strict=True)
     return (
         words[head.LAST_POSITION] in positions
         and words[head.AGGREGATES] in aggregates
         and words[head.CLOCK] >= found.timestamp
     )
+
+
+def _figures_after(piece: Piece) -> tuple[int, int]:
+    """The last position and the number of aggregates after a commit."""
+    assert piece.frame is not None  # noqa: S101 (for the type checker)
+    return (piece.next_position or 0) - 1, piece.frame.aggregates
