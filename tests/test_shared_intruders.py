@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Fork, cleaned_up, output_of, wait_until
+from processes import Fork, cleaned_up, other_package, output_of, wait_until
 from test_shared_bad_input import hung_up, made, soon
-from test_shared_process import other_package
 
 import maestro_shm as ms
 from maestro_shm.shared import directory as directories

@@ -104,6 +104,10 @@ def _by_header(directory: Path, salvage: Salvage, found: Survey, words: memoryvi
         live = Survey(salvage, found.bound).live()
         misfit = crosscheck.misfit(directory, words, live, unpublished(salvage, words))
         damages = [] if misfit is None else [misfit]
+    if not damages and words[head.DISK_FAILED]:
+        damages = [
+            Damage(str(directory / head.NAME), 0, PAGE, "the disk did not take all of the store", may_lose=False)
+        ]
     return Diagnosis(salvage.incarnation, found.bound, damages, words[head.EPOCH], words[head.CLOCK], last_position)
 
 

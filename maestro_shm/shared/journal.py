@@ -124,7 +124,7 @@ class Journal:
             files = recovery.recover(directory)
         else:
             files = recovery.create(directory, incarnation=1, epoch=0, clock=0, max_commit_bytes=max_commit_bytes)
-            recovery.publish(directory, files)
+            recovery.publish(directory)
         return cls(directory, files, waits_for_disk=waits_for_disk)
 
     @property
@@ -197,7 +197,7 @@ class Journal:
             fresh.header.words[word] = self._words[word]
         try:
             head.retire(former.header)
-            recovery.publish(self.directory, fresh)
+            recovery.publish(self.directory)
             self._use(fresh)
         except BaseException:
             self.is_broken = True

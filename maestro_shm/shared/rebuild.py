@@ -42,6 +42,7 @@ def rebuild(directory: Path, settings: Settings, found: Diagnosis, report: Repor
             copy.expect(found.last_position + 1)
         words[head.CLOCK] = max(words[head.CLOCK], found.clock)
         words[head.SERVER_PID] = 0
+        journal.secure()
     finally:
         files.close()
 

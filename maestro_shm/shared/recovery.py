@@ -26,7 +26,7 @@ from maestro_shm.shared.frame import EVENT, Frame, Record
 from maestro_shm.shared.header import RETIRED
 from maestro_shm.shared.index import GrowingIndex, Index
 from maestro_shm.shared.log import START, Log
-from maestro_shm.shared.mapped import MappedFile, flush_directory
+from maestro_shm.shared.mapped import MappedFile, flush_directory, flush_file
 from maestro_shm.shared.positions import Positions
 
 UNFINISHED: Final = head.NAME + ".new"
@@ -107,9 +107,9 @@ def create_next(directory: Path, former: memoryview) -> WriterFiles:
     )
 
 
-def publish(directory: Path, files: WriterFiles) -> None:
+def publish(directory: Path) -> None:
     """Give the unfinished files the name by which they are found. Raises `DiskError`."""
-    files.header.flush()
+    flush_file(directory / UNFINISHED)
     (directory / UNFINISHED).replace(directory / head.NAME)
     flush_directory(directory)
 
@@ -185,7 +185,7 @@ def _begin_anew(directory: Path, retired: memoryview) -> WriterFiles:
     upon files of this one.
     """
     files = create_next(directory, retired)
-    publish(directory, files)
+    publish(directory)
     sweep(directory, keep=files.header.words[head.INCARNATION])
     return files
 

@@ -9,7 +9,6 @@ told to open the new ones, and the first names are removed.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,23 +67,14 @@ def _repair(directory: Path, settings: Settings) -> Report:
     report = Report(directory, found.damages)
     try:
         rebuild(directory, settings, found, report)
-        _flush_new(directory, found)
         report.replaced = _keep(directory, found)
     except BaseException:
         recovery.sweep(directory, keep=found.incarnation)
         raise
     recovery.publish(directory)
-    _flush(directory)
     recovery.retire_replaced(directory)
     recovery.sweep(directory, keep=found.incarnation + 1)
     return report
-
-
-def _flush_new(directory: Path, found: Diagnosis) -> None:
-    """Return when the disk has all that was built."""
-    new = [path for path, _, incarnation in recovery.data_files(directory) if incarnation != found.incarnation]
-    for path in [*new, directory / recovery.UNFINISHED, directory]:
-        _flush(path)
 
 
 def _keep(directory: Path, found: Diagnosis) -> Path:
@@ -103,7 +93,7 @@ def _keep(directory: Path, found: Diagnosis) -> Path:
                 if not _is_second_name(kept / name, path):
                     made.append(kept / name)
                     (kept / name).hardlink_to(path)
-            _flush(kept)
+            mapped.flush_directory(kept)
     except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
@@ -120,12 +110,3 @@ def _is_second_name(second: Path, path: Path) -> bool:
     if second.samefile(path):
         return True
     raise StoreUnavailableError(str(path.parent), f"{second} is of another repair, and in the way; move it elsewhere")
-
-
-def _flush(path: Path) -> None:
-    """Return when the disk has the file, or knows the names in the directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

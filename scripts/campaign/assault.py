@@ -162,8 +162,8 @@ def _recorded(served: Served) -> list[bytes]:
     line = _RecordedLine(served.address, served.key, time.monotonic() + 30)
     proxy = StoreProxy(served.path, 30, line)
     events = [ms.Event(f"attacker-{number}", 1, "made", {"a": [1, b"2", None]}) for number in range(3)]
-    proxy.commit_events(validation.pack_events(events, 1 << 20))
-    proxy.commit_events(validation.pack_events([ms.Event("attacker-0", 2, "made", 1, timestamp=5)], 1 << 20))
+    for commit in (events, [ms.Event("attacker-0", 2, "made", 1, timestamp=5)]):
+        proxy.commit_events(validation.pack_events(commit, 1 << 20), lambda _, reply: reply)
     snapshot = ms.Snapshot("attacker-1", 1, {"balance": 5})
     proxy.commit_snapshot("attacker-1", 1, validation.pack_snapshot(snapshot, 1 << 20))
     again = [_sent_again(request) for request in line.requests]

@@ -63,9 +63,9 @@ def _before_answering(harm: Callable[[LoopServer, bytes], bytes | None]) -> Call
     def plant() -> None:
         answer = LoopServer._answer
 
-        def harmful(server: LoopServer, payload: bytes) -> bytes:
+        def harmful(server: LoopServer, payload: bytes) -> tuple[int, bytes]:
             instead = harm(server, payload)
-            return answer(server, payload) if instead is None else instead
+            return answer(server, payload) if instead is None else (0, instead)
 
         exchange(LoopServer, "_answer", harmful)
 

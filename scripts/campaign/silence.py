@@ -88,7 +88,7 @@ def _p99(store: ms.Store, commits: int) -> float:
 def _answer_the_slower_the_more_there_are() -> None:
     answer = LoopServer._answer
 
-    def slowly(self: LoopServer, payload: bytes) -> bytes:
+    def slowly(self: LoopServer, payload: bytes) -> tuple[int, bytes]:
         if b"commit_events" in payload:
             time.sleep(len(self._peers) / 4000)
         return answer(self, payload)
