@@ -16,7 +16,7 @@ from processes import kill, killed_at_line, named_target, other_package, output_
 import maestro_shm as ms
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
 from maestro_shm.shared import header as head
-from maestro_shm.shared import places
+from maestro_shm.shared import places, recovery
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_SIZE
 from maestro_shm.shared.mapped import DiskError, MappedFile
@@ -163,6 +163,18 @@ def test_a_commit_sent_again_before_it_was_settled_has_its_first_outcome(waiting
     assert commit(waiting.journal, ("a", 1, None), commit_id=commit_id, resent=True) == first
     waiting.journal.settle()
     waiting.check()
+
+
+def test_names_that_a_killed_server_gave_are_on_the_disk_before_the_next_relies_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _empty(tmp_path / "store")
+    noted: list[Path] = []
+    monkeypatch.setattr(recovery, "flush_directory", noted.append)
+    for _ in range(2):
+        with Books(store):
+            assert noted[:2] == [store, tmp_path]
+        noted.clear()
 
 
 def test_damage_to_what_reached_the_disk_is_refused_and_behind_it_cut(waiting: Books) -> None:

@@ -1,4 +1,4 @@
-"""A store's directory: whose it is, its key and its settings. No server, nothing of the store's data.
+"""A store's directory: whose it is, its key and its settings. No server, no mapped file.
 
     lock        the file lock under which a server is elected
     authkey     the key that clients and server prove to each other
@@ -30,7 +30,6 @@ from maestro_shm import options
 from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared.handshake import KEY_BYTES
-from maestro_shm.shared.mapped import flush_directory
 
 LOCK: Final = "lock"
 AUTHKEY: Final = "authkey"
@@ -259,8 +258,6 @@ def _fill(path: Path, settings: Settings) -> None:
     """Write key and settings by one descriptor of the directory: all goes into the same one, or nowhere."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if _exists(SETTINGS, directory) and _exists(AUTHKEY, directory):
-            return
         if not _exists(SETTINGS, directory):
             os.fchmod(directory, 0o700)
             check(path, may_be_empty=True)  # again: others may have been quick
@@ -268,9 +265,6 @@ def _fill(path: Path, settings: Settings) -> None:
         _write_once(SETTINGS, json.dumps(asdict(settings)).encode(), directory)
     finally:
         os.close(directory)
-    flush_directory(path)
-    with contextlib.suppress(PermissionError):  # we may enter where it lies, but not look around there
-        flush_directory(path.parent)
 
 
 def _exists(name: str, directory: int) -> bool:

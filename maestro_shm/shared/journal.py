@@ -120,6 +120,7 @@ class Journal:
 
         Raises `StoreFullError`, `CorruptLogError` and `DiskError`.
         """
+        recovery.flush_names(directory)
         if recovery.is_begun(directory):
             files = recovery.recover(directory)
         else:

@@ -11,6 +11,7 @@ log, a mark on an undone frame, an epoch.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -105,6 +106,16 @@ def create_next(directory: Path, former: memoryview) -> WriterFiles:
         clock=former[head.CLOCK],
         max_commit_bytes=former[head.MAX_COMMIT_BYTES],
     )
+
+
+def flush_names(directory: Path) -> None:
+    """Let the disk know the names in the directory, and its own. Raises `DiskError`.
+
+    Whoever made or renamed files here may have been killed before it came to this, and what follows relies on them.
+    """
+    flush_directory(directory)
+    with contextlib.suppress(PermissionError):  # we may enter where it lies, but not look around there
+        flush_directory(directory.parent)
 
 
 def publish(directory: Path) -> None:
