@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from books import CAP, Books, commit, events, pretend_reboot, word
+from books import CAP, Books, commit, events, leave_unpublished, pretend_reboot, word
 from processes import kill, killed_at_line, named_target, other_package, output_of, servers_of
 
 import maestro_shm as ms
@@ -59,6 +59,16 @@ def damage_log(directory: Path, offset: int) -> None:
     with (directory / "log-1-000000").open("r+b", buffering=0) as file:
         before = os.pread(file.fileno(), 1, offset)
         os.pwrite(file.fileno(), bytes([before[0] ^ 1]), offset)
+
+
+def bytes_at(directory: Path, offset: int, length: int) -> bytes:
+    with (directory / "log-1-000000").open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), length, offset)
+
+
+def put_bytes(directory: Path, offset: int, data: bytes) -> None:
+    with (directory / "log-1-000000").open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), data, offset)
 
 
 # The files
@@ -163,6 +173,37 @@ def test_a_commit_sent_again_before_it_was_settled_has_its_first_outcome(waiting
     assert commit(waiting.journal, ("a", 1, None), commit_id=commit_id, resent=True) == first
     waiting.journal.settle()
     waiting.check()
+
+
+def test_a_skip_mark_left_over_from_before_a_loss_of_power_leads_nowhere(tmp_path: Path) -> None:
+    with Books(tmp_path, cap=32 << 20) as books:
+        for sequence in (1, 2):
+            books.commit(("big", sequence, b"x" * (25 << 20)))
+        tail = word(tmp_path, head.PUBLISHED)
+        commit(books.journal, ("big", 3, b"x" * (25 << 20)))
+        (tmp_path / "log-1-000001").write_bytes(bytes(SEGMENT_SIZE))  # its mark has reached the disk, itself has not
+        books.reboot()
+        books.check()
+        mark = bytes_at(tmp_path, tail, 8)
+        commit(books.journal, ("lost", 1, None))
+        commit(books.journal, ("big", 3, b"x" * (25 << 20)))
+        put_bytes(tmp_path, tail, mark)  # this time the disk has the second of two, and of the first nothing
+        books.reboot()
+        books.check()
+        assert books.reader.last_sequence("lost") is None
+        books.commit(("big", 3, None))
+        books.check()
+
+
+def test_of_an_undone_commit_the_disk_needs_no_more_than_the_mark(books: Books) -> None:
+    books.commit(("a", 1, None))
+    tail = word(books.directory, head.PUBLISHED)
+    leave_unpublished(books, ("a", 2, "lost"))
+    books.reopen()
+    books.commit(("a", 2, None))
+    put_bytes(books.directory, tail + 8, bytes(56))
+    books.reboot()
+    books.check()
 
 
 def test_names_that_a_killed_server_gave_are_on_the_disk_before_the_next_relies_on_them(

@@ -66,7 +66,7 @@ def test_a_frame_comes_back_from_its_bytes_as_it_was() -> None:
 
 def test_a_void_frame_has_its_length_and_no_records() -> None:
     frame, _, packed = sample_frame()
-    void = frames.void_start(frame) + packed[8:]
+    void = frames.void_start(frame, frame.offset) + packed[8:]
     assert frames.frame_is_whole(void, frame.offset)
     assert not frames.frame_is_whole(void, frame.offset + 8)
     assert frames.unpack_frame(void, frame.offset) == frame._replace(records=0)

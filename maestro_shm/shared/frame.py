@@ -16,8 +16,10 @@ A frame whose commit was undone is void: its place stays taken, since a reader m
 odd, and the CRC behind that covers the length alone; both are one word, so that a frame becomes void at once.
 
 Each record has its own CRC, for whoever reads it alone; the frame's covers all of it, for recovery, where a record of
-an older, undone frame may lie behind a newer header. Both begin from the offset (of which `crc32` takes the low 32
-bits), so that right bytes in a wrong place do not pass.
+an older, undone frame may lie behind a newer header. A record's begins from its offset (of which `crc32` takes the low
+32 bits), so that right bytes in a wrong place do not pass. A frame's begins from its tail: the offset where the frame
+before it ends, which is its own offset but for the first frame in a segment. So none passes that was written behind
+another one than it is found behind, as after a skip mark that is left over from before a loss of power.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ def pack_record(
 
 
 def pack_frame(
-    offset: int,
+    tail: int,
     length: int,
     commit_id: bytes,
     first_position: int,
@@ -114,22 +116,33 @@ def pack_frame(
 ) -> bytes:
     """The bytes of a frame with its packed records."""
     rest = _FRAME_REST.pack(commit_id, first_position, aggregates, records, epoch) + packed_records
-    return _FRAME_START.pack(length, crc32(rest, offset)) + rest
+    return _FRAME_START.pack(length, crc32(rest, tail)) + rest
 
 
-def void_start(frame: Frame) -> bytes:
+def void_start(frame: Frame, tail: int) -> bytes:
     """The bytes that a frame begins with once it is void."""
     length = _CRC.pack(frame.length | _VOID)
-    return length + _CRC.pack(crc32(length, frame.offset))
+    return length + _CRC.pack(crc32(length, tail))
 
 
-def frame_is_whole(buffer: bytes, offset: int) -> bool:
-    """Whether the buffer, which begins with the frame at the offset, holds it whole and unharmed, or void."""
+def frame_is_whole(buffer: bytes, tail: int) -> bool:
+    """Whether the buffer, which begins with the frame behind this tail, holds it whole and unharmed, or void."""
     length: int
     crc: int
     length, crc = _FRAME_START.unpack_from(buffer)
     start, end = (0, _CRC.size) if length & _VOID else (_FRAME_START.size, length)
-    return len(buffer) >= end and crc32(buffer[start:end], offset) == crc
+    return len(buffer) >= end and crc32(buffer[start:end], tail) == crc
+
+
+def records_are_whole(buffer: bytes, frame: Frame) -> bool:
+    """Whether the records of the frame that the buffer begins with are unharmed, each by itself, and fill it."""
+    start = FRAME_HEADER.size
+    for _ in range(frame.records):
+        crc, size, *_ = RECORD_HEADER.unpack_from(buffer.ljust(start + RECORD_HEADER.size, b"\0"), start)
+        if size < RECORD_HEADER.size or crc32(buffer[start + _CRC.size : start + size], frame.offset + start) != crc:
+            return False
+        start += (size + 7) & ~7
+    return start == frame.length == len(buffer) > FRAME_HEADER.size
 
 
 def unpack_frame(buffer: bytes, offset: int) -> Frame:

@@ -310,7 +310,7 @@ class Journal:
         last_position = first_position + events - 1
         aggregates += draft.new_keys if events else 0
         facts = (commit_id, first_position, aggregates, len(draft.packed), self.epoch)
-        packed = frames.pack_frame(draft.offset, draft.end - draft.offset, *facts, b"".join(draft.packed))
+        packed = frames.pack_frame(tail, draft.end - draft.offset, *facts, b"".join(draft.packed))
         following = self._reserve(draft, last_position)
         index_words = files.index.words
         try:

@@ -127,12 +127,13 @@ class Log:
 
         By system calls: the mapping may have no memory behind it here, and on a full tmpfs a touch would kill us.
         """
+        tail = offset
         while (path := self._segments.path(offset >> SEGMENT_BITS)).exists():
             end = next_segment(offset)
             with path.open("rb", buffering=0) as file:
-                while offset < end and (found := frame_at(file.fileno(), offset)) is not None:
+                while offset < end and (found := frame_at(file.fileno(), offset, tail)) is not None:
                     yield found
-                    offset = found[0].end
+                    offset = tail = found[0].end
                 if offset < end and not is_skip(file.fileno(), offset):
                     return
             offset = end
@@ -151,14 +152,16 @@ class Log:
             self._put(tail, frame.SKIP_MARK)
         self._put(offset, packed)
 
-    def make_void(self, undone: Frame) -> None:
+    def make_void(self, undone: Frame, tail: int) -> None:
         """Let scans step over a frame from now on; what lies in it stays, for readers that are on their way there.
 
-        Its next try lies behind it: without the mark on the disk a power loss would bring it back beside that.
+        `tail` is where the frame before it ends. The next try lies behind it: without the mark on the disk a loss of
+        power would bring it back beside that.
         """
+        mark = frame.void_start(undone, tail)
         words = self._segments.open(undone.offset >> SEGMENT_BITS).words
-        words[(undone.offset & _MASK) >> 3] = int.from_bytes(frame.void_start(undone), sys.byteorder)
-        self.flush(undone.offset, undone.offset + len(frame.void_start(undone)))
+        words[(undone.offset & _MASK) >> 3] = int.from_bytes(mark, sys.byteorder)
+        self.flush(undone.offset, undone.offset + len(mark))
 
     def flush(self, start: int, end: int) -> None:
         """Return when the disk has what was written between these offsets. Raises `DiskError`."""
@@ -189,10 +192,10 @@ class Log:
         self._files[offset >> SEGMENT_BITS].data[start : start + len(packed)] = packed
 
 
-def frame_at(descriptor: int, offset: int) -> tuple[Frame, list[Record]] | None:
+def frame_at(descriptor: int, offset: int, tail: int | None) -> tuple[Frame, list[Record]] | None:
     """The frame at the offset and its records, from the open file of its segment; None if it is not there or not whole.
 
-    A void frame has no records.
+    `tail` is where the frame before it ends; where that is not known, the records have to tell. A void frame has none.
     """
     start = offset & _MASK
     header = os.pread(descriptor, frame.FRAME_HEADER.size, start)
@@ -202,7 +205,8 @@ def frame_at(descriptor: int, offset: int) -> tuple[Frame, list[Record]] | None:
     if not frame.FRAME_HEADER.size < found.length <= SEGMENT_SIZE - start:
         return None
     buffer = os.pread(descriptor, found.length, start)
-    return (found, list(frame.unpack_records(buffer, found))) if frame.frame_is_whole(buffer, offset) else None
+    is_whole = frame.records_are_whole(buffer, found) if tail is None else frame.frame_is_whole(buffer, tail)
+    return (found, list(frame.unpack_records(buffer, found))) if is_whole else None
 
 
 def is_skip(descriptor: int, offset: int) -> bool:

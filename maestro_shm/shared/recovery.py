@@ -231,17 +231,18 @@ def _undo(words: memoryview, log: Log, table: Index | None) -> None:
     written = list(
         takewhile(lambda found: found[0].epoch == words[head.EPOCH], log.whole_frames(words[head.PUBLISHED]))
     )
-    undone = [(frame, records) for frame, records in written if records]  # an earlier recovery may have come so far
+    tails = [words[head.PUBLISHED], *(frame.end for frame, _ in written)]
+    # Some may be void already: an earlier recovery has come so far.
+    undone = [(tail, frame, records) for tail, (frame, records) in zip(tails, written, strict=False) if records]
     if undone:
-        first, records = undone[0]
+        _, first, records = undone[0]
         words[head.LAST_POSITION] = first.first_position - 1
         words[head.AGGREGATES] = first.aggregates - _new_streams(records)
-    for frame, records in reversed(undone):
+    for tail, frame, records in reversed(undone):
         if table is not None:
             _point_back(table, records)
-        log.make_void(frame)
-    if written:
-        words[head.PUBLISHED] = written[-1][0].end
+        log.make_void(frame, tail)
+    words[head.PUBLISHED] = tails[-1]
 
 
 def _new_streams(records: Sequence[Record]) -> int:
@@ -287,7 +288,7 @@ def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingInde
     draft[head.LAST_POSITION] = draft[head.AGGREGATES] = 0
     positions.reserve(0)
     for frame, records in log.whole_frames(START):
-        if records:
+        if records:  # of a void frame the disk may have no more than the mark
             if frame.epoch < epoch:
                 break  # left over from before an earlier recovery, which cut the log in front of it
             _replay_frame(draft, positions, index, frame, records)
