@@ -69,11 +69,13 @@ def lines(report: Report) -> Iterator[str]:
 
 
 def _losses(report: Report) -> Iterator[str]:
+    if not report.end_is_known:
+        yield "unknown: whether more had been committed last; the header would have told"
     if not report.may_have_lost:
-        yield "lost: nothing"
+        yield "lost: nothing" + ", as far as can be told" * (not report.end_is_known)
         return
     yield f"lost: {report.lost_events:,} events of at least {report.lost_places:,} commits"
-    yield "lost: snapshots, and what came last where no header tells, perhaps; they leave no gap that could be counted"
+    yield "lost: snapshots, perhaps; they leave no gap that could be counted"
     yield from _few([f"refused: {path}, byte {offset:,}: {reason}" for path, offset, reason in report.refusals])
     yield from _few(
         [f"incomplete: aggregate {shown(name)} lacks {_holes(report.holes[name])}" for name in sorted(report.holes)]

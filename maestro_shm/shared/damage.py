@@ -50,6 +50,8 @@ class Report:
 
     directory: Path
     damages: list[Damage]
+    end_is_known: bool = True
+    """Whether the header told where the log had ended. If not, commits that came last may be lost without a trace."""
     commits: int = 0
     """Saved ones, of events and of snapshots."""
     events: int = 0

@@ -33,7 +33,9 @@ class Diagnosis:
     epoch: int
     clock: int
     last_position: int | None
-    """The position of the last event that was stored, if it is known."""
+    """The position of the last event that was stored, if it is among what is lost."""
+    end_is_known: bool
+    """Whether there is a header that tells where the log ended."""
 
 
 def diagnose(directory: Path, settings: Settings) -> Diagnosis | None:
@@ -88,9 +90,12 @@ def _bound(words: memoryview) -> int | None:
 def _by_frames(directory: Path, salvage: Salvage, fault: str, *, least_epoch: int) -> Diagnosis:
     """Where the header cannot be believed."""
     found = survey(salvage, None)
+    behind = max(found.end, found.cut_off_end)
+    if (end := salvage.written_end(behind)) > behind:
+        found.gaps.append((behind, end))
     damages = [Damage(str(directory / head.NAME), 0, PAGE, fault, may_lose=False), *_damages(salvage, found, found.end)]
     epoch = least_epoch if found.epoch < least_epoch < _HIGHEST_EPOCH else found.epoch
-    return Diagnosis(salvage.incarnation, None, damages, epoch, found.timestamp, None)
+    return Diagnosis(salvage.incarnation, None, damages, epoch, found.timestamp, None, end_is_known=False)
 
 
 def _by_header(directory: Path, salvage: Salvage, found: Survey, words: memoryview) -> Diagnosis:
@@ -108,7 +113,8 @@ def _by_header(directory: Path, salvage: Salvage, found: Survey, words: memoryvi
         damages = [
             Damage(str(directory / head.NAME), 0, PAGE, "the disk did not take all of the store", may_lose=False)
         ]
-    return Diagnosis(salvage.incarnation, found.bound, damages, words[head.EPOCH], words[head.CLOCK], last_position)
+    facts = words[head.EPOCH], words[head.CLOCK], last_position
+    return Diagnosis(salvage.incarnation, found.bound, damages, *facts, end_is_known=True)
 
 
 def _damages(salvage: Salvage, found: Survey, end: int) -> Iterator[Damage]:

@@ -64,7 +64,7 @@ def _repair(directory: Path, settings: Settings) -> Report:
     found = diagnose(directory, settings)
     if found is None or not found.damages:
         return Report(directory, [])
-    report = Report(directory, found.damages)
+    report = Report(directory, found.damages, found.end_is_known)
     try:
         rebuild(directory, settings, found, report)
         report.replaced = _keep(directory, found)

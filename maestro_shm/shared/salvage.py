@@ -1,7 +1,7 @@
 """What is whole in a log of which any part may be missing or damaged.
 
 By system calls, not by mapping: a touch of what is no longer there would kill the process. Behind a damaged place the
-next whole frame is looked for at each multiple of 8; its CRC begins from its offset, so that bytes of a frame that
+next whole frame is looked for at each multiple of 8; its CRC begins from where it lies, so that bytes of a frame that
 somebody stored as data, or that were moved, do not pass for one.
 """
 
@@ -39,6 +39,11 @@ class Piece(NamedTuple):
     frame: Frame | None
     records: list[Record]
     """None in a mark and in a void frame."""
+
+    @property
+    def tail(self) -> int:
+        """Where the log ends with it: a mark adds nothing."""
+        return self.start if self.frame is None else self.end
 
     @property
     def next_position(self) -> int | None:
@@ -81,25 +86,38 @@ class Salvage:
         """All that is whole, in order, and begins before `end`; between two lies what is damaged or no part of it."""
         end = self.end if end is None else min(end, self.end)
         offset, position = START, 1
+        tail: int | None = START
         while offset < end:
-            piece = self.piece_at(offset)
-            if piece is None or (piece.frame is None and not self._goes_on(piece.end, position)):
+            piece = self.piece_at(offset, tail)
+            if piece is None or (piece.frame is None and not self._goes_on(piece, position)):
                 offset = self._search(offset + 8, end)
+                tail = offset if offset & _MASK else None  # where the log ends in the segment before is lost
                 continue
             yield piece
-            offset, position = piece.end, piece.next_position or position
+            offset, tail, position = piece.end, piece.tail, piece.next_position or position
 
-    def piece_at(self, offset: int) -> Piece | None:
-        """What is whole at this offset, if anything is."""
+    def piece_at(self, offset: int, tail: int | None) -> Piece | None:
+        """What is whole at this offset, if anything is; `tail` is where the frame before it ends, if that is known."""
         descriptor = self._open(offset >> SEGMENT_BITS)
         if descriptor is None:
             return None
         try:
-            if (found := frame_at(descriptor, offset)) is not None:
+            if (found := frame_at(descriptor, offset, tail)) is not None:
                 return Piece(offset, found[0].end, *found)
             return Piece(offset, next_segment(offset), None, []) if _is_mark(descriptor, offset) else None
         except OSError:  # the disk cannot read it
             return None
+
+    def written_end(self, offset: int) -> int:
+        """Where, from an offset on, nothing but zeros follows."""
+        end = offset
+        while offset < self.end:
+            size = min(_CHUNK, next_segment(offset) - offset)
+            descriptor = self._open(offset >> SEGMENT_BITS)
+            if descriptor is not None and (written := _read(descriptor, offset & _MASK, size).rstrip(b"\0")):
+                end = offset + len(written)
+            offset += size
+        return end
 
     def close(self) -> None:
         """Close what is open."""
@@ -115,13 +133,14 @@ class Salvage:
     ) -> None:
         self.close()
 
-    def _goes_on(self, offset: int, position: int) -> bool:
-        """Whether the log goes on at the begin of this segment with this position, as far as anything is there.
+    def _goes_on(self, mark: Piece, position: int) -> bool:
+        """Whether the log goes on where this mark leads with this position, as far as anything is there.
 
-        If not, the mark that leads there is none, but damage that looks like it.
+        If not, the mark is none, but damage that looks like it.
         """
-        while (piece := self.piece_at(offset)) and piece.frame and not piece.records:
-            offset = piece.end
+        offset, tail = mark.end, mark.tail
+        while (piece := self.piece_at(offset, tail)) and piece.frame and not piece.records:
+            offset = tail = piece.end
         if piece is None or piece.frame is None:
             return offset < self.end
         return piece.frame.first_position == position
@@ -144,7 +163,11 @@ class Salvage:
             return end
         while offset < end:
             for candidate in _candidates(_read(descriptor, offset & _MASK, min(_CHUNK, end - offset)), offset):
-                if _may_begin_at(descriptor, candidate) and (piece := self.piece_at(candidate)) and piece.frame:
+                if (
+                    _may_begin_at(descriptor, candidate)
+                    and (piece := self.piece_at(candidate, candidate))
+                    and piece.frame
+                ):
                     return candidate
             offset += _CHUNK
         return end

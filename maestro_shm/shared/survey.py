@@ -21,6 +21,8 @@ class Survey:
         self.bound = bound
         self.end = START
         """Where the last piece ends that belongs to the store."""
+        self.cut_off_end = START
+        """Where the last frame ends that an earlier recovery cut off."""
         self.gaps: list[tuple[int, int]] = []
         self.last_position = 0
         self.aggregates = 0
@@ -31,13 +33,16 @@ class Survey:
     def live(self) -> Iterator[Piece]:
         """The store's frames, in order; to be taken once."""
         for piece in self._salvage.pieces(self.bound):
-            if piece.frame is not None and piece.records and piece.frame.epoch >= self.epoch:
+            if piece.frame is None or not piece.records:
+                # A void frame, or the mark at a segment's end: where it is not next, it may be cut off as well.
+                self.end = piece.end if piece.start == self.end else self.end
+            elif piece.frame.epoch < self.epoch:
+                self.cut_off_end = piece.end
+            else:
                 if piece.start != self.end:
                     self.gaps.append((self.end, piece.start))
                 self._note(piece)
                 yield piece
-            elif not piece.records and piece.start == self.end:  # a void frame, or the mark at a segment's end
-                self.end = piece.end
 
     def _note(self, piece: Piece) -> None:
         assert piece.frame is not None  # noqa: S101 (for the type checker)
@@ -57,11 +62,11 @@ def survey(salvage: Salvage, bound: int | None) -> Survey:
 
 def unpublished(salvage: Salvage, words: Sequence[int] | memoryview) -> Iterator[Piece]:
     """The whole frames of the last epoch that lie at the published offset and behind: not acknowledged as yet."""
-    end = words[head.PUBLISHED]
-    while (piece := salvage.piece_at(end)) and (piece.frame is None or piece.frame.epoch == words[head.EPOCH]):
+    end = tail = words[head.PUBLISHED]
+    while (piece := salvage.piece_at(end, tail)) and (piece.frame is None or piece.frame.epoch == words[head.EPOCH]):
         if piece.records:
             yield piece
-        end = piece.end
+        end, tail = piece.end, piece.tail
 
 
 def contradiction(words: memoryview, found: Survey, salvage: Salvage, max_commit_bytes: int) -> str | None:
