@@ -150,7 +150,7 @@ def test_a_call_to_a_silent_server_ends_in_time_though_signals_come_all_the_time
                     store.commit_events([ms.Event("a", 2, "made", None)])
                 except ms.StoreUnavailableError as error:
                     print(error)
-                signal.setitimer(signal.ITIMER_REAL, 0)  # at its end Python gives up handlers: the next one would kill it
+                signal.setitimer(signal.ITIMER_REAL, 0)  # Python gives up its handlers before it ends
             """,
             target,
             server,
