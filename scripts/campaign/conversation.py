@@ -149,9 +149,13 @@ def messages_in(stream: bytes, limit: int) -> tuple[list[bytes], str]:
 def known(address: str, key: bytes, patience: float) -> Conversation:
     """A conversation with the handshake behind it."""
     talk = Conversation(address, patience)
-    answered = handshake.answer(key, talk.greeted)
-    talk.say(wire.frame(answered))
-    assert talk.hear() == handshake.confirmation(key, talk.greeted, answered)
+    try:
+        answered = handshake.answer(key, talk.greeted)
+        talk.say(wire.frame(answered))
+        assert talk.hear() == handshake.confirmation(key, talk.greeted, answered)
+    except BaseException:
+        talk.close()
+        raise
     return talk
 
 

@@ -134,8 +134,7 @@ def _left_behind(seconds: float, plant: Callable[[], object] = int) -> tuple[int
         memory, descriptors = served.own_memory(), len(served.descriptors())
         strangers = [stack.enter_context(crowd.stranger(served)) for _ in range(_STRANGERS)]
         drop_until = time.monotonic() + seconds + _DROP_SECONDS
-        for _ in range(2):
-            _let_a_crowd_come_and_go(served, descriptors + _STRANGERS, seconds)
+        _let_a_crowd_come_and_go(served, descriptors + _STRANGERS, seconds)
         while time.monotonic() < drop_until and not all(map(crowd.is_hung_up, strangers)):
             time.sleep(0.05)
         undropped = sum(not crowd.is_hung_up(stranger) for stranger in strangers)
