@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +33,7 @@ _RACERS: Final = 16
 _GOAL_MS: Final = 500
 _MOST_COMMITS: Final = 8
 _AMID_SECONDS: Final = 0.02
+_LATE_SECONDS: Final = 0.8
 _FOREVER: Final = 60.0
 _HOST: Final = f"host-{_RACERS}"
 _HOST_IDENTITIES: Final = _RACERS << IDENTITY_BITS
@@ -58,9 +59,12 @@ def check(run: Run) -> Iterator[Finding]:
         outcome = _Outcome()
         for number in range(rounds):
             _hold_round(store, crowd, outcome, run.random("elections", number), plain=number % 2 == 0)
+        late = _Outcome()
+        _hold_late_round(store, crowd, late, run.random("elections", "late"))
+        outcome.answers += late.answers
         chronicle = Chronicle(outcome.answers, list(read_commits(store.directory)))
     yield _finding_of_overlaps(run, rounds, outcome, chronicle)
-    yield _finding_of_time(outcome)
+    yield _finding_of_time(outcome, late)
 
 
 def _finding_of_overlaps(run: Run, rounds: int, outcome: _Outcome, chronicle: Chronicle) -> Finding:
@@ -78,7 +82,7 @@ def _finding_of_overlaps(run: Run, rounds: int, outcome: _Outcome, chronicle: Ch
     )
 
 
-def _finding_of_time(outcome: _Outcome) -> Finding:
+def _finding_of_time(outcome: _Outcome, late: _Outcome) -> Finding:
     for failure in outcome.failures[:3]:
         print(f"a call failed: {failure}")
     first, last = outcome.first_ms, outcome.last_ms
@@ -88,10 +92,14 @@ def _finding_of_time(outcome: _Outcome) -> Finding:
         goal=f"p99 under {_GOAL_MS} ms, 0 calls that fail",
         found=f"first: p50 {_percentile(first, 50):.0f}, p99 {_percentile(first, 99):.0f} ms; last: "
         f"p50 {_percentile(last, 50):.0f}, p99 {_percentile(last, 99):.0f} ms; {len(outcome.failures)} failed",
-        met=_percentile(first, 99) < _GOAL_MS and not outcome.failures,
-        planted="",
-        caught_all=True,
+        met=_is_in_time(outcome) and not outcome.failures,
+        planted=f"{not _is_in_time(late):d} of 1",
+        caught_all=not _is_in_time(late),
     )
+
+
+def _is_in_time(outcome: _Outcome) -> bool:
+    return _percentile(outcome.first_ms, 99) < _GOAL_MS
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:
@@ -102,7 +110,7 @@ def _percentile(values: Sequence[float], percent: int) -> float:
 def _hold_round(store: SharedStore, crowd: Crowd, outcome: _Outcome, choices: random.Random, *, plain: bool) -> None:
     server = _only_server(store)
     if plain:
-        _hold_plain_round(server, crowd, outcome)
+        _hold_plain_round(lambda: os.kill(server, signal.SIGKILL), crowd, outcome)
     else:
         mischief = Mischief(store.directory, store.stats()["epoch"], choices)
         _hold_wild_round(server, crowd, outcome, mischief, choices)
@@ -117,9 +125,9 @@ def _only_server(store: SharedStore) -> int:
     return server
 
 
-def _hold_plain_round(server: int, crowd: Crowd, outcome: _Outcome) -> None:
+def _hold_plain_round(end_reign: Callable[[], None], crowd: Crowd, outcome: _Outcome) -> None:
     killed = time.monotonic_ns()
-    os.kill(server, signal.SIGKILL)
+    end_reign()
     crowd.start([Task(commits=1)] * _RACERS)
     results = [result for ready in crowd.results(_FOREVER) for result in ready]
     ends = [(result.answers[0].end - killed) / 1e6 for result in results]
@@ -128,6 +136,19 @@ def _hold_plain_round(server: int, crowd: Crowd, outcome: _Outcome) -> None:
     for result in results:
         outcome.answers += result.answers
         outcome.failures += result.failures
+
+
+def _hold_late_round(store: SharedStore, crowd: Crowd, outcome: _Outcome, choices: random.Random) -> None:
+    """As a plain round, but somebody takes the directory as soon as the server is dead, and keeps it for too long."""
+    server = _only_server(store)
+    mischief = Mischief(store.directory, store.stats()["epoch"], choices)
+
+    def end_reign() -> None:
+        kill(server)
+        mischief.keep_directory(_LATE_SECONDS)
+
+    _hold_plain_round(end_reign, crowd, outcome)
+    mischief.end()
 
 
 def _hold_wild_round(server: int, crowd: Crowd, outcome: _Outcome, mischief: Mischief, choices: random.Random) -> None:

@@ -93,7 +93,7 @@ def _torment(run: Run, store: ms.Store, forks: list[Fork[list[str]]]) -> int:
     """Kill the server at any moment until all clients are done; say how often."""
     choices = run.random("histories", "kills")
     deadline = time.monotonic() + _LONGEST_RUN
-    longest = run.count(full=20, quick=5) / 10
+    longest = run.count(full=40, quick=5) / 10
     kills = 0
 
     def are_done() -> bool:

@@ -54,6 +54,10 @@ class Mischief:
         """Stop it; later it goes on, or is killed."""
         self._stop([server], self._random.choice((signal.SIGCONT, signal.SIGKILL)))
 
+    def keep_directory(self, seconds: float) -> None:
+        """Let nobody have the directory for some time."""
+        self._orphan(self._directory, seconds)
+
     def do_due(self) -> None:
         """Do what is due."""
         now = time.monotonic()
@@ -102,18 +106,18 @@ class Mischief:
                 self.deeds += 1
 
     def _orphan_file_lock(self) -> None:
-        self._orphan(self._directory / directories.LOCK)
+        self._orphan(self._directory / directories.LOCK, self._moment())
 
     def _orphan_directory_lock(self) -> None:
-        self._orphan(self._directory)
+        self._orphan(self._directory, self._moment())
 
-    def _orphan(self, path: Path) -> None:
+    def _orphan(self, path: Path, seconds: float) -> None:
         """Lock something, fork, and die: the child lives on with a copy of the lock, for a moment."""
         reading, writing = os.pipe()
         self._orphans.append(reading)
         pid = os.fork()
         if pid == 0:
-            _hold_in_child(path, self._moment())
+            _hold_in_child(path, seconds)
         os.close(writing)
         os.waitpid(pid, 0)
         self.deeds += 1
