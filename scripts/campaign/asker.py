@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import maestro_shm as ms
 from campaign.drafts import Drafter, told_by
 from campaign.outcomes import Abandoned, Commit
+
+_NEWEST: Final = 5
 
 T = TypeVar("T")
 Call = Callable[[Callable[[], T]], T | None]
@@ -59,9 +61,10 @@ class Asker:
         self._random.choice((self._commit, self._commit, self._commit_snapshot, self._abandon, self._read))(call)
 
     def read_of(self, store: ms.Store) -> Read:
-        """What somebody else reads of the stream."""
-        expected = list(self._events)
-        return Read(expected, store.get_events(self._stream, max_sequence=len(expected)))
+        """What somebody else reads of the newest events of the stream."""
+        expected = self._events[-_NEWEST:]
+        most = len(self._events)
+        return Read(expected, store.get_events(self._stream, most - len(expected) + 1, max_sequence=most))
 
     def _commit(self, call: Call[Any]) -> None:
         first = len(self._events) + 1

@@ -41,7 +41,7 @@ def _finding(run: Run, figure: str, ask: Callable[[ms.Store], tuple[Notes, str]]
         notes, done = ask(store)
         frames = frames_of(path_of(target))
     wrong = faults_of(notes.commits, frames).total() + wrong_reads(notes.reads)
-    plants = run.count(full=330, quick=33)
+    plants = run.count(full=120, quick=33)
     found = _caught(run.random(figure), plants, notes, frames)
     return Finding(
         figure=figure,
