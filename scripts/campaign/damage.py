@@ -33,10 +33,9 @@ from campaign.damage_plants import Plant
 from campaign.damage_reading import SEEN, Stricken, check_journal, check_reads
 from campaign.damage_recovery import UndetectedError, check_recovery, check_scan
 from campaign.specimen import END, KEYS, Specimen
-from campaign.tally import Tally, total
+from campaign.tally import UNDETECTED, WRONG, Tally, total
 from maestro_shm.shared.log import Log
 
-_WRONG, _UNDETECTED = "wrong", "undetected"
 _GOAL: Final = "0 wrong, 0 undetected"
 _SECONDS: Final = 3_600.0
 _AGAIN: Final = 1 / 8
@@ -185,9 +184,9 @@ def _try(
                 with copy.damaged(damage):
                     tally.note(batch.trial(copy, damage, choices))
             except UndetectedError as error:
-                tally.note_wrong(_UNDETECTED, error, f"damage at {damage.first}")
+                tally.note_wrong(UNDETECTED, error, f"damage at {damage.first}")
             except Exception as error:  # noqa: BLE001 (whatever the store should not have raised)
-                tally.note_wrong(_WRONG, error, f"damage at {damage.first}")
+                tally.note_wrong(WRONG, error, f"damage at {damage.first}")
     return tally
 
 
@@ -196,7 +195,7 @@ def _finding(run: Run, made: Specimen, figure: str, tally: Tally, plants: Sequen
     return Finding(
         figure=figure,
         goal=_GOAL,
-        found=f"{tally.wrong[_WRONG]} wrong, {tally.wrong[_UNDETECTED]} undetected; {tally.shown()}",
+        found=f"{tally.wrong[WRONG]} wrong, {tally.wrong[UNDETECTED]} undetected; {tally.shown()}",
         met=not tally.wrong.total(),
         planted=f"{caught} of {planted}",
         caught_all=caught == planted > 0,

@@ -22,10 +22,9 @@ from campaign.children import in_children
 from campaign.damage_recovery import require
 from campaign.full_journal import COMMITS, REFUSED, ROUNDS
 from campaign.small_disk import SIZE, Filler
-from campaign.tally import Tally
+from campaign.tally import DIED, Tally
 from maestro_shm.errors import StoreFullError, StoreUnavailableError
 
-DIED = "died"
 _CLIENTS: Final = 3
 _MOVES: Final = 60
 _SECONDS: Final = 300.0

@@ -26,9 +26,8 @@ from campaign.failing_scenario import Scenario, small_segments
 from campaign.full_journal import FullJournal
 from campaign.full_server import FullServer
 from campaign.fullness_plants import CALL_PLANTS, JOURNAL_PLANTS, Plant
-from campaign.tally import Tally, total
+from campaign.tally import DIED, WRONG, Tally, total
 
-DIED, WRONG = "died", "wrong"
 _SECONDS: Final = 3_600.0
 _ERRORS: Final = (errno.ENOSPC, errno.EIO)
 _AT_ONCE: Final = 10

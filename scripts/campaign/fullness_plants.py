@@ -10,6 +10,7 @@ from unittest import mock
 
 from books import word
 
+from campaign.tally import DIED, WRONG
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared import launch, mapped
 from maestro_shm.shared.frame import FRAME_HEADER, RECORD_HEADER
@@ -160,6 +161,7 @@ mapped._fallocate = lambda *_: None
 _FALSE_SUCCESS_OF_A_SERVER: Final = """\
 from books import word
 
+from campaign.tally import DIED, WRONG
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared.journal import Journal
 def commit_events(journal, commit_id, rows, resent, sound=Journal.commit_events):
@@ -169,7 +171,7 @@ def commit_events(journal, commit_id, rows, resent, sound=Journal.commit_events)
         return 1, [1] * len(rows)
 Journal.commit_events = commit_events
 """
-SERVER_PLANTS: Final = ((_HOLES_IN_A_SERVER, "died"), (_FALSE_SUCCESS_OF_A_SERVER, "wrong"))
+SERVER_PLANTS: Final = ((_HOLES_IN_A_SERVER, DIED), (_FALSE_SUCCESS_OF_A_SERVER, WRONG))
 """What a server begins with, and what has to come of it."""
 
 

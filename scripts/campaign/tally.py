@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+WRONG, UNDETECTED, DIED = "wrong", "undetected", "died"
+"""Kinds of what must not be: a wrong outcome, damage that nobody saw, a process that a signal ended."""
 _KEPT: Final = 5
 _SHORT: Final = 200
 
