@@ -122,12 +122,12 @@ class Program:
         )
         self.pid = self._process.pid
 
-    def line(self) -> str:
+    def line(self, *, patience: float = PATIENCE) -> str:
         """The next line that it prints."""
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+        if not select.select([self._process.stdout], [], [], patience)[0]:
             self._process.kill()
-            raise AssertionError(f"a program said nothing for {PATIENCE:g} s: {self._process.communicate()[1]}")
+            raise AssertionError(f"a program said nothing for {patience:g} s: {self._process.communicate()[1]}")
         text = self._process.stdout.readline()
         if not text:
             raise AssertionError(f"a program ended without a word: {self._process.communicate(timeout=PATIENCE)[1]}")
@@ -190,10 +190,10 @@ class Fork(Generic[T]):
             _work_in_child(work, end)
         os.close(end)
 
-    def result(self) -> T:
+    def result(self, *, patience: float = PATIENCE) -> T:
         """What the child returned; fails with the child's traceback if it raised."""
         try:
-            good, outcome = pickle.loads(self._read())
+            good, outcome = pickle.loads(self._read(patience))
         finally:
             self.kill()
         assert good, f"in a forked child:\n{outcome}"
@@ -217,8 +217,8 @@ class Fork(Generic[T]):
     ) -> None:
         self.kill()
 
-    def _read(self) -> bytes:
-        deadline = time.monotonic() + PATIENCE
+    def _read(self, patience: float) -> bytes:
+        deadline = time.monotonic() + patience
         said = b""
         while select.select([self._pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
             data = os.read(self._pipe, 1 << 16)

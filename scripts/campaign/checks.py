@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from campaign import calls, damage, elections, fullness, histories, replies, restarts
 from campaign.check import Check
-from campaign.frames import frames
-from campaign.intruders import intruders
-from campaign.silence import silence
+from campaign.elections import elections, restarts
+from campaign.exactly_once import calls, replies
+from campaign.files import damage, fullness
+from campaign.histories import histories
+from campaign.hostile import frames, intruders, silence
+from campaign.kills import cycles, kills, workers
 
 ALL: Final[dict[str, Check]] = {
+    "kills": kills.check,
     "replies": replies.check,
     "calls": calls.check,
     "histories": histories.check,
@@ -18,7 +21,9 @@ ALL: Final[dict[str, Check]] = {
     "fullness": fullness.check,
     "elections": elections.check,
     "restart": restarts.check,
-    "frames": frames,
-    "intruders": intruders,
-    "silence": silence,
+    "frames": frames.frames,
+    "intruders": intruders.intruders,
+    "silence": silence.silence,
+    "workers": workers.check,
+    "cycles": cycles.check,
 }

@@ -1,0 +1,1 @@
+"""Who may write: elections amid mischief, and how long they take."""

@@ -1,0 +1,1 @@
+"""Files that are damaged, and disks that are full or fail."""

@@ -1,0 +1,1 @@
+"""What many clients saw, and whether one order explains it."""

@@ -1,0 +1,1 @@
+"""Those who do not belong: bytes, intruders, crowds."""

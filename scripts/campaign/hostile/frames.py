@@ -1,0 +1,148 @@
+"""Mutated frames before and after the handshake, from clients to the server and from a false server to clients."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from campaign.check import Finding, Run
+from campaign.hostile.assault import HONEST, Assault
+from campaign.hostile.false_server import at_the_client
+from campaign.hostile.planting import exchange
+from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.shared import handshake, journal, wire
+from maestro_shm.shared.peer import Peer
+from maestro_shm.shared.server import LoopServer
+
+_PLANTED_MESSAGES: Final = 600
+_PLANTED_PATIENCE: Final = 3.0
+
+
+def frames(run: Run) -> Iterator[Finding]:
+    yield _at_the_server(run)
+    yield at_the_client(run)
+
+
+def _at_the_server(run: Run) -> Finding:
+    real = Assault(run, "real")
+    real.go(run.count(full=1_000_000, quick=4_000))
+    print("  " + ", ".join(f"{count:,} {kind}" for kind, count in real.record.outcomes.most_common()))
+    for kind, example in real.record.examples.items():
+        print(f"  {kind}: {example}")
+    caught = [name for name, (plant, kinds) in _PLANTED.items() if _catches(run, name, plant, kinds)]
+    for name in set(_PLANTED) - set(caught):
+        print(f"  not caught: {name}")
+    others = ", ".join(f"{count} {kind}" for kind, count in real.faults.items() if kind != "died") or "no other fault"
+    return Finding(
+        figure=f"{real.record.outcomes.total():,} mutated frames before and after the handshake, "
+        f"{real.served_honestly:,} honest commits and reads between",
+        goal="0 crashes, 0 bytes unpickled",
+        found=f"{real.faults['died']} crashes, {real.traps.bytes_unpickled} bytes unpickled, {others}, "
+        f"{real.growth >> 20} MB more memory",
+        met=not real.faults and not real.traps.bytes_unpickled,
+        planted=f"{len(caught)} of {len(_PLANTED)}",
+        caught_all=len(caught) == len(_PLANTED),
+    )
+
+
+def _catches(run: Run, name: str, plant: Callable[[], object], kinds: tuple[str, ...]) -> bool:
+    planted = Assault(run, name, plant, _PLANTED_PATIENCE, most_faults=1)
+    planted.go(_PLANTED_MESSAGES)
+    return any(planted.faults[kind] for kind in kinds)
+
+
+# Servers with a fault
+
+
+def _before_answering(harm: Callable[[LoopServer, bytes], bytes | None]) -> Callable[[], None]:
+    """Let the server do harm with each request; what that returns is its answer, if it is any."""
+
+    def plant() -> None:
+        answer = LoopServer._answer
+
+        def harmful(server: LoopServer, payload: bytes) -> tuple[int, bytes]:
+            instead = harm(server, payload)
+            return answer(server, payload) if instead is None else (0, instead)
+
+        exchange(LoopServer, "_answer", harmful)
+
+    return plant
+
+
+def _unpickle(_: LoopServer, payload: bytes) -> None:
+    with contextlib.suppress(Exception):
+        pickle.loads(payload)
+
+
+def _die(_: LoopServer, payload: bytes) -> None:
+    if len(payload) > 5000:
+        os._exit(1)
+
+
+_hoard: list[bytes] = []
+
+
+def _keep(_: LoopServer, payload: bytes) -> None:
+    _hoard.append(payload + b"x" * (1 << 18))
+
+
+def _tell_all(_: LoopServer, payload: bytes) -> bytes | None:
+    try:
+        number, _ident, _method, arguments = wire.unpack(payload)
+        len(arguments[1])
+    except (wire.ProtocolError, ValueError):
+        return None
+    except (TypeError, IndexError):
+        error = StoreUnavailableError("store", f'Traceback (most recent call last):\n  File "{__file__}", line 1')
+        return wire.pack_error(number, error)
+    return None
+
+
+def _swallow(_: LoopServer, payload: bytes) -> bytes | None:
+    return b"" if _is_marked(payload) else None
+
+
+def _mistake(_: LoopServer, payload: bytes) -> bytes | None:
+    return wire.pack([123, True, None]) if _is_marked(payload) else None
+
+
+def _is_marked(payload: bytes) -> bool:
+    """Whether it is one of those requests with which the server errs; an honest one is not, it would wait for long."""
+    return len(payload) % 50 == 7 and HONEST.encode() not in payload
+
+
+def _believe_everything() -> None:
+    exchange(journal, "_refusal", lambda *_: None)
+
+
+def _greet_everybody() -> None:
+    admit = Peer._admit
+
+    def polite(peer: Peer, answered: bytes) -> None:
+        try:
+            admit(peer, answered)
+        except wire.ProtocolError:
+            peer.send(wire.frame(b"who are you?"))
+            raise
+
+    exchange(Peer, "_admit", polite)
+
+
+def _let_everybody_in() -> None:
+    exchange(handshake, "accepts", lambda *_: True)
+
+
+_PLANTED: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...]]]] = {
+    "unpickles": (_before_answering(_unpickle), ("unpickled",)),
+    "dies": (_before_answering(_die), ("died",)),
+    "keeps what it is sent": (_before_answering(_keep), ("grew",)),
+    "tells tracebacks": (_before_answering(_tell_all), ("talkative",)),
+    "does not answer": (_before_answering(_swallow), ("silent", "mistaken")),
+    "answers somebody else": (_before_answering(_mistake), ("mistaken",)),
+    "stores what it should not": (_believe_everything, ("wrote wrongly",)),
+    "talks to strangers": (_greet_everybody, ("open",)),
+    "lets strangers in": (_let_everybody_in, ("open",)),
+}

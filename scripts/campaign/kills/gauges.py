@@ -1,0 +1,74 @@
+"""What a server holds: descriptors, clients, memory. A leak is what does not come back to what it was."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from campaign.kills import logbook
+from maestro_shm.shared import directory as directories
+from maestro_shm.shared import header as head
+
+MEMORY_BOUND: Final = 6 << 20
+"""Bytes that a server may have more than before: its allocator keeps some of what was used at once. Runs of 40 to 600
+kills moved it by 1 to 3 MiB, however many they were."""
+
+
+class Gauges(NamedTuple):
+    """One reading."""
+
+    server: int
+    descriptors: int
+    """Without those of the mapped files, of which there are more as the store grows."""
+    clients: int
+    memory: int
+    """Bytes of its own, without the mapped files."""
+
+    def leaks_since(self, before: Gauges) -> list[str]:
+        """What is more now than it was."""
+        found = [
+            f"{name}: {now} after {then}"
+            for name, now, then in zip(self._fields[:3], self[:3], before[:3], strict=True)
+            if now != then
+        ]
+        if self.memory > before.memory + MEMORY_BOUND:
+            found.append(f"memory: {self.memory:,} bytes after {before.memory:,}")
+        return found
+
+
+def read(directory: Path) -> Gauges:
+    """The gauges of the server that a store's header tells of; one that has ended holds nothing."""
+    words = logbook.words_of(directory)
+    process = Path(f"/proc/{words[head.SERVER_PID]}")
+    try:
+        descriptors, memory = _descriptors(process, directory), _memory(process)
+    except OSError:
+        descriptors = memory = 0
+    return Gauges(words[head.SERVER_PID], descriptors, words[head.CLIENTS], memory)
+
+
+def settled(directory: Path, before: Gauges, *, patience: float) -> list[str]:
+    """What has not come back to what it was after a while."""
+    deadline = time.monotonic() + patience
+    while (leaks := read(directory).leaks_since(before)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return leaks
+
+
+def _descriptors(process: Path, directory: Path) -> int:
+    count = 0
+    for link in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            target = link.readlink()
+            count += target.parent != directory or target.name == directories.SERVER_LOG
+    return count
+
+
+def _memory(process: Path) -> int:
+    for line in (process / "status").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "RssAnon":
+            return int(value.split()[0]) << 10
+    return 0  # a zombie
