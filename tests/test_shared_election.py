@@ -48,6 +48,18 @@ def test_a_deleted_lock_file_does_not_give_two_servers() -> None:
         assert servers_of(directory) == [server]
 
 
+def test_a_server_whose_starter_was_killed_may_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch_two(path: Path, deadline: float) -> None:
+        launch(path, deadline)
+        launch(path, deadline)
+
+    monkeypatch.setattr(election, "launch", launch_two)
+    with named_target() as target:
+        server, epoch = connect_and_commit(target, 1)
+        assert epoch == 1
+        assert servers_of(path_of(target)) == [server]
+
+
 def test_a_stale_socket_misleads_nobody() -> None:
     with named_target() as target, ms.connect(target) as store:
         directory = path_of(target)

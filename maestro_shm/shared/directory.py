@@ -35,6 +35,8 @@ LOCK: Final = "lock"
 AUTHKEY: Final = "authkey"
 SETTINGS: Final = "settings"
 SERVER_LOG: Final = "server.log"
+HELD: Final = "another server holds the directory"
+"""Why a server that comes second does not start."""
 _UNFINISHED: Final = ".new"
 _REMOVED_LAST: Final = ("header", AUTHKEY, SETTINGS, LOCK)
 _LARGEST_SETTINGS: Final = 1 << 12

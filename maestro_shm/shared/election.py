@@ -125,11 +125,13 @@ def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
 
 
 def _launch(path: Path, deadline: float) -> None:
+    """Start a server, unless another comes first: one that was starting already, and whose starter was killed."""
     try:
         launch(path, deadline)
-    except StoreUnavailableError:
+    except StoreUnavailableError as error:
         directories.check(path)  # was it destroyed meanwhile?
-        raise
+        if error.reason != directories.HELD:
+            raise
 
 
 def _check_creator(path: Path) -> None:

@@ -67,7 +67,7 @@ def _hold(directory: Path) -> int:
     deadline = time.monotonic() + _HOLD_SECONDS
     while (held := directories.hold(directory)) is None:
         if time.monotonic() > deadline:
-            raise StoreUnavailableError(str(directory), "another server holds the directory")
+            raise StoreUnavailableError(str(directory), directories.HELD)
         time.sleep(0.005)
     return held
 
