@@ -34,8 +34,17 @@ def _flip_a_bit(directory: Path, choices: random.Random) -> None:
 def _make_a_commit_void(directory: Path, choices: random.Random) -> None:
     """As a recovery would that undoes a published one."""
     log = Log(directory, word(directory, head.INCARNATION), writable=True)
-    wanted = choices.choice(_offsets(directory))
-    log.make_void(next(frame for frame, _ in log.whole_frames(wanted)))
+    found = list(log.whole_frames(START))
+    tails = [START, *(frame.end for frame, _ in found)]
+    published = word(directory, head.PUBLISHED)
+    tail, frame = choices.choice(
+        [
+            (tail, frame)
+            for tail, (frame, records) in zip(tails, found, strict=False)
+            if records and frame.offset < published
+        ]
+    )
+    log.make_void(frame, tail)
     log.close()
 
 
