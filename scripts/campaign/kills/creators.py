@@ -47,8 +47,8 @@ def check(run: Run) -> Iterator[Finding]:
     wrong = [fault for one in killed for fault in one.faults]
     caught = sum(_is_caught(choices) for _ in range(faults))
     yield Finding(
-        f"the creator of a private store killed {len(killed)} times, {creating} while it connected; {swept} times "
-        "it left files that the next one swept",
+        f"the creator of a private store killed {len(killed)} times, {creating} of them while it connected; {swept} "
+        "times it left files that the next one swept",
         "0 servers or files left",
         "; ".join([f"{len(wrong)} left", *wrong[:3]]),
         met=not wrong,

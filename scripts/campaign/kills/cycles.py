@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from campaign.check import Finding, Run
 from campaign.kills import creators, interrupts, opening_cycles
-from campaign.kills.kills import besiege_both, is_caught
+from campaign.kills.kills import besiege_all, is_caught
 from campaign.kills.server_kills import told
 
 
@@ -21,11 +21,11 @@ def check(run: Run) -> Iterator[Finding]:
 
 def _check_sigterm(run: Run) -> Iterator[Finding]:
     ends, faulty = run.count(full=50, quick=2), run.count(full=10, quick=1)
-    sieges = besiege_both(run, ends, signal.SIGTERM)
+    sieges = besiege_all(run, ends, signal.SIGTERM)
     faults = [fault for siege in sieges for fault in siege.faults]
     caught = sum(is_caught(run, number, signal.SIGTERM) for number in range(faulty))
     yield Finding(
-        f"8 writers in shared memory, and 8 on disk, whose server got SIGTERM {told(sieges)}",
+        f"the server of 8 writers, half the times in shared memory, half on disk, got SIGTERM {told(sieges)}",
         "each server ends, 0 commits lost",
         "; ".join([f"{len(faults)} lost, doubled, torn or unsound", *faults[:3]]),
         met=not faults and sum(siege.kills for siege in sieges) >= 2 * ends,

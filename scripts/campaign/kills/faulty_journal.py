@@ -14,7 +14,6 @@ from unittest import mock
 
 from campaign.kills.faulty_servers import faulty_program
 from maestro_shm.errors import SequenceConflictError
-from maestro_shm.shared.header import CLOCK, LAST_POSITION, PUBLISHED
 from maestro_shm.shared.journal import Journal, Row
 from maestro_shm.shared.log import Log
 
@@ -26,15 +25,16 @@ _write: Final = Log.write
 
 def _answer_only(journal: Journal, _commit_id: bytes, rows: _Rows) -> _Reply:
     """Acknowledge what is not stored."""
-    clock, position = journal._words[CLOCK], journal._words[LAST_POSITION]
+    clock, _, position, _ = journal._written
     return position + 1, [clock + number for number in range(1, len(rows) + 1)]
 
 
 def _take_back(journal: Journal, commit_id: bytes, rows: _Rows) -> _Reply:
     """Acknowledge what is stored, and take it back."""
-    before = journal._words[LAST_POSITION], journal._words[PUBLISHED]
+    before = journal._written
     reply = _store(journal, commit_id, rows, resent=False)
-    journal._words[LAST_POSITION], journal._words[PUBLISHED] = before
+    journal._written = before
+    journal._publish()
     return reply
 
 
@@ -75,7 +75,8 @@ def _store_and_refuse(journal: Journal, commit_id: bytes, rows: _Rows) -> _Reply
 
 
 def _skip_a_position(journal: Journal, commit_id: bytes, rows: _Rows) -> _Reply:
-    journal._words[LAST_POSITION] += 1
+    clock, aggregates, position, end = journal._written
+    journal._written = clock, aggregates, position + 1, end
     return _store(journal, commit_id, rows, resent=False)
 
 

@@ -11,7 +11,6 @@ from maestro_shm.shared import launch
 _ON_DROP: Final = """
 from maestro_shm.shared import wire
 from maestro_shm.shared.server import LoopServer
-from maestro_shm.shared.header import LAST_POSITION
 drop, kept = LoopServer._drop, []
 
 def drop_badly(server, peer):
@@ -28,14 +27,14 @@ _ANSWER_OTHERS: Final = """
     for other in server._peers - {peer}:
         other.send(wire.pack([0, True, None]))
 """
-_LOSE_A_COMMIT: Final = """
-    words = server.journal._words
-    words[LAST_POSITION] -= words[LAST_POSITION] > 0
+_LOSE_A_POSITION: Final = """
+    clock, aggregates, position, end = server.journal._written
+    server.journal._written = clock, aggregates, max(position - 1, 0), end
 """
 
 WHEN_DROPPING: Final = tuple(
     _ON_DROP.format(fault=fault)
-    for fault in (_KEEP_THE_SOCKET, _KEEP_MEMORY, _KEEP_THE_COUNT, _LEAVE, _ANSWER_OTHERS, _LOSE_A_COMMIT)
+    for fault in (_KEEP_THE_SOCKET, _KEEP_MEMORY, _KEEP_THE_COUNT, _LEAVE, _ANSWER_OTHERS, _LOSE_A_POSITION)
 )
 """What such servers run before they begin: they keep something of the worker, or let others feel that it is gone."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
-from uuid import uuid4
 
 from processes import cleaned_up, is_gone, servers_of
 
 import maestro_shm as ms
 from campaign.check import Finding, Run
+from campaign.kills.stores import new_target
 from campaign.kills.terminal import CONTROL_C, Terminal
 from maestro_shm.shared.store import path_of
 
@@ -41,6 +42,7 @@ other = "import signal\\nset_signal = signal.signal\\n"
 other += "signal.signal = lambda n, to: set_signal(n, signal.SIG_DFL if to is signal.SIG_IGN else to)\\n"
 launch._PROGRAM = before + other + start + end
 """
+_TOLD: Final = re.compile(r"(server|stored) (\d+)")
 _ENDS: Final = ("Ctrl-C", "Ctrl-C three times", "a hang-up")
 
 
@@ -72,7 +74,7 @@ def check(run: Run) -> Iterator[Finding]:
 
 def _end_a_program(choices: random.Random, how: str, *, planted: str = "", at_work: bool | None = None) -> _Ended:
     """Let a program make a named store, or find it there, and end it while it connects or commits."""
-    target = f"shm:campaign-{uuid4().hex[:12]}"
+    target = new_target()
     waits = choices.random() < 0.7 if at_work is None else at_work
     with cleaned_up(path_of(target)):
         if not planted and choices.random() < 0.3:
@@ -105,10 +107,11 @@ def _end(terminal: Terminal, how: str) -> list[str]:
 
 def _faults(target: str, servers: list[int], said: list[str]) -> list[str]:
     """Servers that were there and are not any more, and commits that were acknowledged and are not there."""
-    told = [line.split() for line in said if line.startswith(("server ", "stored "))]
-    servers = servers + [int(words[1]) for words in told if words[0] == "server" and len(words) == 2]
+    # The terminal writes "^C" among what the program says, so some lines are others.
+    told = [match.groups() for line in said if (match := _TOLD.fullmatch(line))]
+    servers = servers + [int(number) for word, number in told if word == "server"]
+    acknowledged = [int(number) for word, number in told if word == "stored"]
     faults = [f"server {pid} has ended" for pid in set(servers) if is_gone(pid)]
-    acknowledged = [int(words[1]) for words in told[:-1] if words[0] == "stored"]
     try:
         return faults + _faults_of_store(target, servers, acknowledged)
     except ms.StoreError as error:

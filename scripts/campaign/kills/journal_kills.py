@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,9 @@ from processes import PATIENCE, Fork
 from campaign.check import Finding, Run
 from campaign.kills import damage, faulty_journal
 from campaign.kills.notebook import Notebook
+from campaign.kills.stores import PLACES, store_in
 from campaign.kills.torment import Counts, Torment
 
-PLACES: Final = {"in shared memory": Path("/dev/shm"), "on disk": Path("/var/tmp")}
 _STEPS_BEFORE: Final = 30
 """So many steps a store has behind it before a fault is planted."""
 
@@ -54,13 +53,6 @@ def _figure(counts: Counts) -> str:
     )
 
 
-@contextlib.contextmanager
-def store_in(place: Path) -> Iterator[Path]:
-    """Where a store may lie that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="maestro-kills-", dir=place, ignore_cleanup_errors=True) as directory:
-        yield Path(directory) / "store"
-
-
 def torment(directory: Path, choices: random.Random, kills: int) -> tuple[Counts, list[str]]:
     """Kill a journal so many times, or until a fault is found; say what was met and what was wrong."""
     with Notebook() as notebook, contextlib.closing(Torment(directory, choices)) as subject:
@@ -73,7 +65,7 @@ def torment(directory: Path, choices: random.Random, kills: int) -> tuple[Counts
                 subject.check_all()
             elif chance > 0.997:
                 subject.clear()
-            elif chance > 0.99:
+            elif chance > 0.993:
                 subject.fill_segment()
         return subject.counts, subject.faults
 

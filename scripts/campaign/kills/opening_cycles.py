@@ -7,14 +7,13 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
-from uuid import uuid4
 
 from processes import PATIENCE, Program, cleaned_up
 
 import maestro_shm as ms
 from campaign.check import Finding, Run
 from campaign.kills import openings
-from campaign.kills.journal_kills import PLACES, store_in
+from campaign.kills.stores import PLACES, new_target, store_in
 from maestro_shm.shared.store import path_of
 
 _PROGRAM: Final = """
@@ -50,7 +49,7 @@ def _cycle_all(cycles: dict[str, int]) -> tuple[dict[str, int], list[str]]:
     half = cycles["private"] // 2
     with ExitStack() as stack:
         targets = {
-            "named": f"shm:campaign-{uuid4().hex[:12]}",
+            "named": new_target(),
             "path": str(stack.enter_context(store_in(PLACES["on disk"]))),
         }
         for target in targets.values():
@@ -86,7 +85,7 @@ def _left_of_destroyed(targets: list[str]) -> list[str]:
 
 def _is_caught(fault: str, choices: random.Random) -> bool:
     with ExitStack() as stack:
-        target = choices.choice(("", f"shm:campaign-{uuid4().hex[:12]}"))
+        target = choices.choice(("", new_target()))
         if target:
             stack.enter_context(cleaned_up(path_of(target)))
         program = stack.enter_context(_open_and_close(target, 2, patience=_HASTE, fault=fault))

@@ -127,12 +127,13 @@ def besiege(
     number: signal.Signals = signal.SIGKILL,
     moments: tuple[str, ...] = _MOMENTS,
     least: int = 0,
+    durability: str | None = None,
 ) -> Siege:
     """Let writers commit to a store without pause, end its server so many times, and let them make so many events."""
     directory = path_of(target)
     with ExitStack() as stack:
         stack.enter_context(cleaned_up(directory))
-        ms.connect(target).close()
+        _make(target, durability)
         stop = stack.enter_context(Flag())
         works = [partial(writer.write, target, str(n), _choices(choices), stop) for n in range(writers)]
         forks = [stack.enter_context(Fork(work)) for work in works]
@@ -143,6 +144,10 @@ def besiege(
         server.wait_for_events(least)
         stop.raise_it()
         return _siege(directory, server, [fork.result() for fork in forks])
+
+
+def _make(target: str, durability: str | None) -> None:
+    ms.connect(target, **({} if durability is None else {"durability": durability})).close()
 
 
 def _choices(choices: random.Random) -> random.Random:

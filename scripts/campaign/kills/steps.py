@@ -68,7 +68,7 @@ def steps(choices: random.Random, *, resets: bool) -> Iterator[Step]:
     """Steps without end."""
     for number in itertools.count(1):
         kind = choices.random()
-        if resets and kind < 0.002:
+        if resets and kind < 0.005:
             yield Step(b"", [], None, ())
         elif kind < 0.08:
             yield _snapshot(choices, number)

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Final, Self
 
-from processes import PATIENCE, is_gone, wait_until
+from processes import PATIENCE, WARNINGS, is_gone, wait_until
 
 CONTROL_C: Final = b"\x03"
 
@@ -20,7 +20,7 @@ class Terminal:
     """Runs a source in a fresh interpreter; what that prints is read line by line."""
 
     def __init__(self, source: str, *arguments: str) -> None:
-        command = [sys.executable, "-W", "error", "-c", source, *arguments]
+        command = [sys.executable, *WARNINGS, "-c", source, *arguments]
         self._said = b""
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:

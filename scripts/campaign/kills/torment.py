@@ -17,7 +17,7 @@ from books import pretend_reboot
 
 from campaign.kills import logbook
 from campaign.kills.audit import Audit, Frame, Sent, Stream, faults_of
-from campaign.kills.lone_writer import BEGUN, PLANTED, RECOVERED, Child, Faults, Todo, no_faults
+from campaign.kills.lone_writer import BATCH, BEGUN, PLANTED, RECOVERED, Child, Faults, Todo, batches, no_faults
 from campaign.kills.notebook import Notebook
 from campaign.kills.steps import CAP, Step, large_steps, steps
 from maestro_shm.errors import StoreError
@@ -64,16 +64,15 @@ class Torment:
         self._supply = steps(choices, resets=resets)
         self._large_steps = large_steps()
         self._todo: deque[Step] = deque()
-        self._open: Step | None = None
         self._begin()
 
     def kill_once(self, notebook: Notebook, faults: Faults = no_faults) -> None:
         """Let a child begin, kill it at some moment, and audit what it leaves."""
-        resent = [(self._open, True)] if self._open is not None and self._choices.random() < 0.6 else []
+        resent = [(step, True) for step in self._open] if self._choices.random() < 0.6 else []
         while len(self._todo) < _STEPS:
             self._todo.append(next(self._supply))
         todo = resent + [(step, False) for step in self._todo]
-        child = Child(self.directory, notebook, todo, faults)
+        child = Child(self.directory, notebook, todo, faults, waits_for_disk=self._waits_for_disk)
         try:
             self._wait_for_the_moment(child, planted=faults is not no_faults)
         finally:
@@ -85,10 +84,14 @@ class Torment:
 
     def fill_segment(self) -> None:
         """Bring the log so near to the end of a segment that one of the next large commits goes into another."""
-        journal = Journal.open(self.directory, max_commit_bytes=CAP)
+        if self._segment > 1:
+            self.clear()  # to audit all of a large one takes long
+        journal = self._recover()
         while logbook.words_of(self.directory)[head.PUBLISHED] % SEGMENT_SIZE < SEGMENT_SIZE - 2 * CAP:
             step = next(self._large_steps)
-            self._expect(step.as_told(step.do(journal, resent=False)))
+            answer = step.do(journal, resent=False)
+            journal.settle()
+            self._expect(step.as_told(answer))
         journal.close()
         self._checked(self._audit_new)
 
@@ -112,10 +115,14 @@ class Torment:
         if self._reader is not None:
             self._reader.close()
 
+    def _recover(self) -> Journal:
+        return Journal.open(self.directory, max_commit_bytes=CAP, waits_for_disk=self._waits_for_disk)
+
     def _begin(self) -> None:
         self.directory.mkdir(mode=0o700, exist_ok=True)
         self._reader: Reader | None = None
         self._incarnation = 1
+        self._waits_for_disk = self._choices.random() < 0.4
         self._forget()
 
     def _forget(self) -> None:
@@ -124,13 +131,13 @@ class Torment:
         self._sent: dict[bytes, Sent] = {}
         self._offset = START
         self._segment, self._generation = 0, 1
-        self._open = None
+        self._open: list[Step] = []
 
     def _wait_for_the_moment(self, child: Child, *, planted: bool) -> None:
         child.wait_for(BEGUN)
         if planted:
-            # Twice: when the second fault is done, the child has noted what it was told at the first.
-            child.wait_for(PLANTED) and child.wait_for(PLANTED)
+            # So often that the child has noted what it was told at the first of these faults.
+            all(child.wait_for(PLANTED) for _ in range(BATCH + 1))
         elif self._choices.random() < 0.2:
             time.sleep(self._choices.uniform(0, 0.002))  # the moment is to be any
             return
@@ -139,31 +146,36 @@ class Torment:
         time.sleep(10 ** self._choices.uniform(-5, -1.7))  # the same; more often soon than late
 
     def _hear(self, notes: list[Any], todo: Todo) -> None:
-        """Write down what became of the child's steps. The one behind the last note is open."""
-        has_recovered = bool(notes)
+        """Write down what became of the child's steps. Those of the batch behind the last note are open."""
         said = notes[1:]
-        under_way = todo[len(said)][0] if has_recovered and len(said) < len(todo) else None
-        self.counts = self.counts.plus(kills=1, in_recovery=not has_recovered, steps=len(said))
+        self.counts = self.counts.plus(kills=1, in_recovery=not notes, steps=len(said))
+        if not notes:
+            return  # it did nothing, and what was open stays so
+        self._open = []
         for (step, resent), answer in zip(todo, said, strict=False):
             self._take(step, resent=resent)
             if step.is_reset:
                 self._count_reset()
             else:
                 self._expect(step.as_told(answer))
-        if has_recovered:
-            self._leave_open(under_way, resent=len(said) < len(todo) and todo[len(said)][1])
+        for step, resent in self._under_way(len(said), todo):
+            self._take(step, resent=resent)
+            self._leave_open(step)
+
+    def _under_way(self, done: int, todo: Todo) -> Todo:
+        for batch in batches(todo, waits_for_disk=self._waits_for_disk):
+            if done < len(batch):
+                return batch[done:]
+            done -= len(batch)
+        return []
 
     def _take(self, step: Step, *, resent: bool) -> None:
         if not resent:
             assert self._todo.popleft() is step
-        self._open = None
 
-    def _leave_open(self, step: Step | None, *, resent: bool) -> None:
-        if step is None:
-            return
-        self._take(step, resent=resent)
+    def _leave_open(self, step: Step) -> None:
         if not step.is_reset:
-            self._open = step
+            self._open.append(step)
             self._expect(step.as_open())
         elif self._has_been_reset():
             self._count_reset()
@@ -213,7 +225,8 @@ class Torment:
     def _count_what_was_met(self, frames: list[Frame], words: list[int]) -> None:
         end = self._offset
         unpublished = logbook.is_followed(self.directory, end)
-        unanswered = self._open is not None and bool(frames) and frames[-1][0].content == self._open.entries[0].content
+        last = frames[-1][0].content if frames else b""
+        unanswered = any(step.entries[0].content == last for step in self._open)
         grown = self._segment != end >> SEGMENT_BITS, self._generation != words[head.GENERATION]
         self._segment, self._generation = end >> SEGMENT_BITS, words[head.GENERATION]
         self.counts = self.counts.plus(
@@ -230,7 +243,7 @@ class Torment:
             self._audit.compare(stream, logbook.seen_by(self._reader, [stream], since)[stream], since=since)
 
     def _audit_all(self) -> None:
-        journal = Journal.open(self.directory, max_commit_bytes=CAP)
+        journal = self._recover()
         journal.close()
         if self._has_been_reset():
             self.faults.append("it was reset by nobody")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Final, NamedTuple, Self
-from uuid import uuid4
 
 from processes import PATIENCE, Fork, cleaned_up, is_gone, wait_until
 
@@ -22,6 +21,7 @@ from campaign.kills.audit import Outcome, Sent, faults_of
 from campaign.kills.faulty_servers import WHEN_DROPPING, faulty_program
 from campaign.kills.gauges import Gauges
 from campaign.kills.notebook import Flag, Notebook
+from campaign.kills.stores import new_target
 from campaign.kills.victims import Scene, Victim
 from campaign.kills.writer import Told
 from maestro_shm.shared.store import path_of
@@ -46,9 +46,9 @@ class Outrage(NamedTuple):
 
 def check(run: Run) -> Iterator[Finding]:
     """Kill workers; then kill some where a fault is planted."""
-    kills = run.count(full=600, quick=24)
+    kills = run.count(full=600, quick=16)
     outrage = _kill_workers(run.random("workers"), kills, PATIENCE)
-    faults = run.count(full=5 * len(_FAULTS), quick=3)
+    faults = run.count(full=5 * len(_FAULTS), quick=2)
     choices = run.random("planted")
     caught = sum(fault.is_caught(choices) for fault in choices.sample(_FAULTS * 5, faults))
     found = [*outrage.effects, *outrage.leaks]
@@ -76,7 +76,7 @@ class Scenery:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            target = f"shm:campaign-{uuid4().hex[:12]}"
+            target = new_target()
             self.directory = path_of(target)
             stack.enter_context(cleaned_up(self.directory))
             self._keeper = stack.enter_context(ms.connect(target))
