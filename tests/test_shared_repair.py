@@ -38,6 +38,7 @@ from maestro_shm.errors import CorruptLogError, StoreFullError, StoreUnavailable
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
+from maestro_shm.shared import recovery
 from maestro_shm.shared.damage import Damage, Hole, Report, Shift
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.frame import EVENT, Frame, Record
@@ -737,18 +738,18 @@ def test_times_and_ids_stay_and_positions_close_up(books: Books) -> None:
 
 
 def test_times_that_only_the_clock_may_give_stay_too(books: Books) -> None:
-    start = end(books)
-    books.commit(("lost", 1, None))
     books.journal.commit_events(bytes(16), [("a", 1, MAX_TIMESTAMP, b"\xc0")], resent=False)
-    for sequence in (2, 3):
+    places = []
+    for sequence in (2, 3, 4):
+        places.append(end(books))
         rows = [("a", sequence * 3, None, b"\xc0"), ("b", sequence, 5, b"\xc0"), ("a", sequence * 3 + 1, None, b"\xc0")]
         books.journal.commit_events(bytes(16), rows, resent=False)
         commit_snapshot(books.journal, "a", sequence, None)
     before = kept(books.directory, 1)
     clock = word(books.directory, head.CLOCK)
-    flip(log_of(books), start + 60)
+    flip(log_of(books), places[1] + 60)
     assert repaired(books).refusals == []
-    assert kept(books.directory, 2) == before[1:]
+    assert kept(books.directory, 2) == before[:3] + before[4:]
     assert word(books.directory, head.CLOCK) >= clock
     commit(books.journal, ("a", 20, None))
 
@@ -816,10 +817,29 @@ def log_of_number(books: Books, number: int) -> Path:
     return books.directory / f"log-{number}-000000"
 
 
+def test_a_repair_that_is_killed_as_it_removes_what_a_killed_one_left_leaves_enough(books_in_memory: Books) -> None:
+    books = books_in_memory
+    books.journal.close()
+    for step in itertools.count(1):
+        expected = damage_next(books, step * 10)
+        number = word(books.directory, head.INCARNATION)
+        (books.directory / head.NAME).unlink()
+        assert killed_at_line(1, lambda: repair(books.directory), within="_flush_new")
+        assert recovery.newest_log(books.directory) == number
+        killed = killed_at_line(step, lambda: repair(books.directory), within="sweep")
+        if killed and not (books.directory / head.NAME).exists():
+            assert repair(books.directory).lost_events == 1
+        assert kept(books.directory, number + 1) == expected
+        if step > 40:
+            break
+        shutil.rmtree(books.directory / f"damaged-{number}")
+
+
 def test_a_reader_follows_a_repair_that_was_killed_as_soon_as_there_is_a_server_again(books_in_memory: Books) -> None:
     books = books_in_memory
     for step in itertools.count(1):
         damage_next(books, step * 10)
+        assert books.reader.last_sequence("b") == step * 10 + 10
         number = word(books.directory, head.INCARNATION)
         killed = killed_at_line(step, lambda: repair(books.directory), within="publish")
         if word(books.directory, head.INCARNATION) == number:
