@@ -820,7 +820,7 @@ def log_of_number(books: Books, number: int) -> Path:
 def test_a_repair_that_is_killed_as_it_removes_what_a_killed_one_left_leaves_enough(books_in_memory: Books) -> None:
     books = books_in_memory
     books.journal.close()
-    for step in itertools.count(1):
+    for step in range(1, 42, 2):
         expected = damage_next(books, step * 10)
         number = word(books.directory, head.INCARNATION)
         (books.directory / head.NAME).unlink()
@@ -830,8 +830,6 @@ def test_a_repair_that_is_killed_as_it_removes_what_a_killed_one_left_leaves_eno
         if killed and not (books.directory / head.NAME).exists():
             assert repair(books.directory).lost_events == 1
         assert kept(books.directory, number + 1) == expected
-        if step > 40:
-            break
         shutil.rmtree(books.directory / f"damaged-{number}")
 
 
