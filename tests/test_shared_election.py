@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import in_forks, kill, named_target, servers_of
+from processes import Fork, in_forks, kill, named_target, servers_of
 
 import maestro_shm as ms
 from maestro_shm.shared import election
@@ -105,3 +105,13 @@ def test_an_election_ends_when_the_lock_is_let_go() -> None:
         with election._election(path_of(target), time.monotonic() + 5) as lock:
             assert lock.is_locked
         assert not lock.is_locked
+
+
+def test_who_waits_for_the_lock_finds_a_server_that_began_meanwhile() -> None:
+    with named_target() as target, ms.connect(target) as store:
+        directory = path_of(target)
+        kill(store.stats()["server_pid"])
+        with election._election(directory, time.monotonic() + 5), Fork(lambda: connect_and_commit(target, 1)) as waiter:
+            time.sleep(0.2)  # so that it waits for the lock; if it does not yet, the test passes all the same
+            launch(directory, time.monotonic() + 30)
+            assert waiter.result()[1] == 2

@@ -1,6 +1,7 @@
 """Finding the one server of a store, or electing and starting it; and ending a store.
 
-Whoever finds no server takes the file lock, looks again, and starts one; the others wait for the lock and then find it.
+Whoever finds no server takes the file lock, looks again, and starts one. The others wait for the lock, and look from
+time to time: by the lock alone a crowd would find the server one after the other.
 The server itself takes the lock on the directory before it touches anything, so that even a deleted lock file gives
 only one; and each server's epoch is checked at every commit. Deadlines are of `time.monotonic`.
 """
@@ -24,6 +25,12 @@ from maestro_shm.shared.launch import launch
 from maestro_shm.shared.transport import DeadlineError, Line
 
 _POLL: Final = 0.005
+_LOOK: Final = 0.02
+"""Seconds to wait for the file lock until the next look whether there is a server."""
+
+
+class _LockedError(StoreUnavailableError):
+    """The file lock could not be had in time."""
 
 
 def open_or_create(path: Path, settings: Settings, deadline: float) -> Line:
@@ -46,17 +53,28 @@ def attach(path: Path, deadline: float) -> Line:
         directories.check(path)
         if line := find(path, deadline):
             return line
-        with _election(path, deadline):
-            if line := find(path, deadline):
-                return line
-            if not directories.is_served(path):
-                _check_creator(path)
-                _launch(path, deadline)
-            elif time.monotonic() < deadline:
-                time.sleep(_POLL)  # it is about to begin or to end, or cannot let more clients in at the moment
-            else:
-                reason = f"its server (process {server_pid(path)}) runs, but could not be reached in time"
-                raise StoreUnavailableError(str(path), reason)
+        try:
+            with _election(path, min(deadline, time.monotonic() + _LOOK)):
+                if line := _find_or_start(path, deadline):
+                    return line
+        except _LockedError:
+            if time.monotonic() >= deadline:
+                raise
+
+
+def _find_or_start(path: Path, deadline: float) -> Line | None:
+    """A line to the server, or None: it was started, or is about to begin or to end. For who holds the file lock."""
+    if line := find(path, deadline):
+        return line
+    if not directories.is_served(path):
+        _check_creator(path)
+        _launch(path, deadline)
+    elif time.monotonic() < deadline:
+        time.sleep(_POLL)  # or it cannot let more clients in at the moment
+    else:
+        reason = f"its server (process {server_pid(path)}) runs, but could not be reached in time"
+        raise StoreUnavailableError(str(path), reason)
+    return None
 
 
 def find(path: Path, deadline: float) -> Line | None:
@@ -116,7 +134,7 @@ def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
     try:
         return lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_POLL)
     except filelock.Timeout:
-        raise StoreUnavailableError(str(path), "another process holds its file 'lock' and starts no server") from None
+        raise _LockedError(str(path), "another process holds its file 'lock' and starts no server") from None
     except (FileNotFoundError, FileExistsError):
         # filelock makes the directory of its file anew, and stumbles if that goes away at the same moment.
         raise VanishedError(str(path)) from None
