@@ -105,24 +105,20 @@ def test_one_flush_does_for_all_the_commits_since_the_last(waiting: Books, monke
     waiting.check()
 
 
-def test_a_flush_reaches_over_the_end_of_a_segment(waiting: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting.journal.close()
-    waiting.cap = 32 << 20
-    waiting.directory.joinpath("header").unlink()
-    waiting.reopen()
-    waiting.reader = Reader(waiting.directory)
+def test_a_flush_reaches_over_the_end_of_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = "x" * (25 << 20)
-    waiting.commit(("a", 1, large))
-    waiting.journal.settle()
-    noted = flushes(monkeypatch)
-    waiting.commit(("a", 2, large), ("b", 1, None))
-    waiting.commit(("a", 3, large))
-    waiting.journal.settle()
-    assert [name for name, *_ in noted] == ["log-1-000000", "log-1-000001"]
-    assert noted[0][2] == SEGMENT_SIZE
-    waiting.check()
-    waiting.reboot()
-    waiting.check()
+    with Books(tmp_path, cap=32 << 20, waits_for_disk=True) as books:
+        books.commit(("a", 1, large))
+        books.journal.settle()
+        noted = flushes(monkeypatch)
+        books.commit(("a", 2, large), ("b", 1, None))
+        books.commit(("a", 3, large))
+        books.journal.settle()
+        assert [name for name, *_ in noted] == ["log-1-000000", "log-1-000001"]
+        assert noted[0][2] == SEGMENT_SIZE
+        books.check()
+        books.reboot()
+        books.check()
 
 
 def test_commits_that_waited_for_the_disk_are_undone_together(waiting: Books) -> None:

@@ -659,6 +659,18 @@ def test_a_commit_sent_again_gets_its_first_outcome_and_is_not_doubled(books: Bo
     books.check()
 
 
+def test_a_commit_sent_again_is_recognized_where_it_is_the_first_in_its_segment(tmp_path: Path) -> None:
+    with Books(tmp_path, cap=32 << 20) as books:
+        large = "x" * (25 << 20)
+        for sequence in (1, 2):
+            books.commit(("a", sequence, large))
+        commit_id = os.urandom(16)
+        first = books.commit(("a", 3, large), ("b", 1, None), commit_id=commit_id)
+        assert books.journal._files.log.frame_of(books.journal._heads[EVENT][b"b"][1]).offset == SEGMENT_SIZE
+        assert commit(books.journal, ("a", 3, large), ("b", 1, None), commit_id=commit_id, resent=True) == first
+        books.check()
+
+
 def test_a_commit_sent_again_that_was_never_stored_is_judged_anew(books: Books) -> None:
     books.commit(("a", 1, None))
     with pytest.raises(SequenceConflictError):

@@ -824,7 +824,7 @@ def test_a_repair_that_is_killed_as_it_removes_what_a_killed_one_left_leaves_eno
         expected = damage_next(books, step * 10)
         number = word(books.directory, head.INCARNATION)
         (books.directory / head.NAME).unlink()
-        assert killed_at_line(1, lambda: repair(books.directory), within="_flush_new")
+        assert killed_at_line(1, lambda: repair(books.directory), within="_keep")
         assert recovery.newest_log(books.directory) == number
         killed = killed_at_line(step, lambda: repair(books.directory), within="sweep")
         if killed and not (books.directory / head.NAME).exists():

@@ -96,6 +96,9 @@ class _Draft:
 class Journal:
     """The writing side of a store's files. One process at a time has one; the caller sees to that."""
 
+    _written: _Figures
+    """What is in the files, published or not."""
+
     def __init__(self, directory: Path, files: recovery.WriterFiles, *, waits_for_disk: bool = False) -> None:
         self.directory = directory
         self.is_unsettled = False
@@ -167,6 +170,11 @@ class Journal:
         self._append(draft, commit_id, self._written[2] + 1, 0)
         return True
 
+    def wind_clock(self, timestamp: int) -> None:
+        """Give the next timestamp above this one: for who copies a log."""
+        _, aggregates, last_position, end = self._written
+        self._written = timestamp, aggregates, last_position, end
+
     def settle(self) -> None:
         """Wait until the disk has the commits since the last time, and publish them. Raises `DiskError`.
 
@@ -230,7 +238,7 @@ class Journal:
         self._files = files
         words = self._words = files.header.words
         self._heads: dict[int, dict[bytes, _Head]] = {EVENT: {}, SNAPSHOT: {}}
-        self._written: _Figures = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
+        self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
 
     def _check_may_write(self) -> None:
         if self.is_broken:

@@ -109,12 +109,15 @@ class Log:
         return kind, data[start + _HEADER_SIZE : start + _HEADER_SIZE + key_length]
 
     def frame_of(self, offset: int) -> Frame:
-        """The frame that the record at the offset lies in, whole; what its header says has no CRC but the frame's."""
+        """The frame that the record at the offset lies in, whole; what its header says has no CRC but the frame's.
+
+        Of a segment's first frame nothing here tells what its CRC begins from, so that its records have to do.
+        """
         self.read(offset)
         *_, distance, _, _ = frame.RECORD_HEADER.unpack(self._slice(offset, _HEADER_SIZE))
         start = offset - distance
         found = frame.unpack_frame(self._slice(start, frame.FRAME_HEADER.size), start)
-        if not frame.frame_is_whole(self._slice(start, found.length), start):
+        if not _is_whole(self._slice(start, found.length), found, start if start & _MASK else None):
             raise self.damage(start, "a frame's CRC is wrong")
         return found
 
@@ -205,8 +208,11 @@ def frame_at(descriptor: int, offset: int, tail: int | None) -> tuple[Frame, lis
     if not frame.FRAME_HEADER.size < found.length <= SEGMENT_SIZE - start:
         return None
     buffer = os.pread(descriptor, found.length, start)
-    is_whole = frame.records_are_whole(buffer, found) if tail is None else frame.frame_is_whole(buffer, tail)
-    return (found, list(frame.unpack_records(buffer, found))) if is_whole else None
+    return (found, list(frame.unpack_records(buffer, found))) if _is_whole(buffer, found, tail) else None
+
+
+def _is_whole(buffer: bytes, found: Frame, tail: int | None) -> bool:
+    return frame.records_are_whole(buffer, found) if tail is None else frame.frame_is_whole(buffer, tail)
 
 
 def is_skip(descriptor: int, offset: int) -> bool:

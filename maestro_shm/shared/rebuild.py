@@ -99,7 +99,7 @@ class _Copy:
         """Let the clock come to those timestamps which only it may give."""
         late = [record.timestamp for record in records if record.timestamp > MAX_TIMESTAMP]
         if late:
-            self._words[head.CLOCK] = late[0] - 1
+            self._journal.wind_clock(late[0] - 1)
 
     def _note_events(self, records: list[Record], former_position: int, position: int) -> None:
         self._report.events += len(records)

@@ -142,7 +142,8 @@ class Salvage:
         while (piece := self.piece_at(offset, tail)) and piece.frame and not piece.records:
             offset = tail = piece.end
         if piece is None or piece.frame is None:
-            return offset < self.end
+            is_behind_another = self.piece_at(offset, None) is not None
+            return offset < self.end and not is_behind_another
         return piece.frame.first_position == position
 
     def _open(self, number: int) -> int | None:
