@@ -18,6 +18,11 @@ class Run:
         """How often to do something."""
         return quick if self.quick else full
 
+    @property
+    def unless_judged(self) -> str:
+        """What a goal that is a time adds: a quick run is part of tests, and those judge no times."""
+        return " (not judged in a quick run)" if self.quick else ""
+
     def random(self, *purpose: object) -> random.Random:
         """Choices for one purpose: the same in each run of this seed, whatever else the run does."""
         return random.Random(f"{self.seed} {purpose}")

@@ -64,7 +64,7 @@ def check(run: Run) -> Iterator[Finding]:
         outcome.answers += late.answers
         chronicle = Chronicle(outcome.answers, list(read_commits(store.directory)))
     yield _finding_of_overlaps(run, rounds, outcome, chronicle)
-    yield _finding_of_time(outcome, late)
+    yield _finding_of_time(run, outcome, late)
 
 
 def _finding_of_overlaps(run: Run, rounds: int, outcome: _Outcome, chronicle: Chronicle) -> Finding:
@@ -82,17 +82,17 @@ def _finding_of_overlaps(run: Run, rounds: int, outcome: _Outcome, chronicle: Ch
     )
 
 
-def _finding_of_time(outcome: _Outcome, late: _Outcome) -> Finding:
+def _finding_of_time(run: Run, outcome: _Outcome, late: _Outcome) -> Finding:
     for failure in outcome.failures[:3]:
         print(f"a call failed: {failure}")
     first, last = outcome.first_ms, outcome.last_ms
     return Finding(
         figure=f"{len(first):,} kills of a server that {_RACERS} processes call at once: from the kill to the first "
         f"answer, and to the last ({outcome.retried:,} calls were tried again in the rounds of mischief)",
-        goal=f"p99 under {_GOAL_MS} ms, 0 calls that fail",
+        goal=f"p99 under {_GOAL_MS} ms{run.unless_judged}, 0 calls that fail",
         found=f"first: p50 {_percentile(first, 50):.0f}, p99 {_percentile(first, 99):.0f} ms; last: "
         f"p50 {_percentile(last, 50):.0f}, p99 {_percentile(last, 99):.0f} ms; {len(outcome.failures)} failed",
-        met=_is_in_time(outcome) and not outcome.failures,
+        met=(run.quick or _is_in_time(outcome)) and not outcome.failures,
         planted=f"{not _is_in_time(late):d} of 1",
         caught_all=not _is_in_time(late),
     )
@@ -187,7 +187,7 @@ def _spoil(run: Run, chronicle: Chronicle) -> tuple[int, int]:
         fault(scene)
         caught += _is_caught(scene.chronicle(), {rule}, str(fault.__doc__))
     caught += rivals.refuse_each_other()
-    caught += _is_caught(rivals.chronicle_of_both(), {Rule.FALL, Rule.OVERLAP}, "Two servers on one directory.")
+    caught += _is_caught(rivals.chronicle_of_both(), {Rule.LOST, Rule.OVERLAP}, "Two servers on one directory.")
     return caught, planted + 2
 
 

@@ -37,10 +37,10 @@ def check(run: Run) -> Iterator[Finding]:
     yield Finding(
         figure=f"kill of the server to the first acknowledged commit, medians of {restarts} each, "
         f"with {_SMALL:,} and with {large:,} events (planted: a recovery that has to scan)",
-        goal=f"a ratio under {_GOAL}",
+        goal=f"a ratio under {_GOAL}{run.unless_judged}",
         found=f"{small_ms:.0f} and {large_ms:.0f} ms: {large_ms / small_ms:.2f} (with a scan {small_scan_ms:.0f} and "
         f"{large_scan_ms:,.0f} ms: {large_scan_ms / small_scan_ms:.1f})",
-        met=large_ms / small_ms < _GOAL,
+        met=run.quick or large_ms / small_ms < _GOAL,
         planted=f"{grows:d} of 1",
         caught_all=grows,
     )

@@ -55,7 +55,7 @@ def _check_calls(run: Run, group: Group) -> Finding:
     choices = run.random("fullness", group)
     chosen = failures if limit >= len(failures) else choices.sample(failures, limit)
     tally = total(on_all_cores(lambda number, shares: _live_all(chosen[number::shares]), seconds=_SECONDS))
-    caught, planted = _plant_in_calls(run, choices.sample(failures, len(failures)))
+    caught, planted = _plant_in_calls(run, group, choices.sample(failures, len(failures)))
     calls = max(failure.number for failure in failures)
     what = "writes, allocates or changes the directory" if group == "writing" else "flushes"
     return Finding(
@@ -99,11 +99,11 @@ def _note_life(tally: Tally, failure: FailingCalls) -> None:
         tally.note_wrong(WRONG, error, f"{failure}")
 
 
-def _plant_in_calls(run: Run, failures: Sequence[FailingCalls]) -> tuple[int, int]:
+def _plant_in_calls(run: Run, group: Group, failures: Sequence[FailingCalls]) -> tuple[int, int]:
     """Lives of journals with a fault, until each fault has come to effect some times; and how many were caught."""
     wanted = run.count(full=30, quick=2)
     caught = planted = 0
-    for kind in CALL_PLANTS:
+    for kind in CALL_PLANTS[group]:
         struck = 0
         for failure in failures:
             plant, tally = kind(), Tally()

@@ -10,6 +10,7 @@ from unittest import mock
 
 from books import word
 
+from campaign.files.failing_calls import Group
 from campaign.files.tally import DIED, WRONG
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared import launch, mapped
@@ -46,7 +47,7 @@ class JournalPlant(Plant):
         def commit_events(journal: Journal, commit_id: bytes, rows: Sequence[Row], resent: object) -> _Outcome:
             try:
                 return plant.before(lambda: _commit_events(journal, commit_id, rows, resent))
-            except (StoreFullError, OSError):
+            except (StoreFullError, mapped.DiskError, OSError):
                 return plant.meet(journal, commit_id, rows)
 
         return mock.patch.object(Journal, "commit_events", commit_events)
@@ -120,10 +121,10 @@ class ChangedByteAtOpening(Plant):
     name = "a changed byte at opening"
 
     def planted(self) -> AbstractContextManager[object]:
-        def opening(directory: Path, *, max_commit_bytes: int) -> Journal:
+        def opening(directory: Path, *, max_commit_bytes: int, waits_for_disk: bool = False) -> Journal:
             try:
-                return _open(directory, max_commit_bytes=max_commit_bytes)
-            except OSError:
+                return _open(directory, max_commit_bytes=max_commit_bytes, waits_for_disk=waits_for_disk)
+            except (mapped.DiskError, OSError):
                 self._change_byte(directory)
                 raise
 
@@ -141,7 +142,11 @@ class ChangedByteAtOpening(Plant):
             self.struck += key != b"\0"
 
 
-CALL_PLANTS: Final = (FalseSuccess, HalfCommit, ChangedByte, ShutForEver, ChangedByteAtOpening)
+CALL_PLANTS: Final[dict[Group, tuple[type[Plant], ...]]] = {
+    "writing": (FalseSuccess, HalfCommit, ChangedByte, ShutForEver, ChangedByteAtOpening),
+    # A disk that failed to take something gets no further commit, so no half of one either, and is shut for ever.
+    "flushing": (FalseSuccess, ChangedByte, ChangedByteAtOpening),
+}
 JOURNAL_PLANTS: Final = (FalseSuccess, HalfCommit, ChangedByte, ShutForEver)
 
 
@@ -155,13 +160,10 @@ def holes() -> AbstractContextManager[object]:
 
 
 _HOLES_IN_A_SERVER: Final = """\
-from maestro_shm.shared import launch, mapped
+from maestro_shm.shared import mapped
 mapped._fallocate = lambda *_: None
 """
 _FALSE_SUCCESS_OF_A_SERVER: Final = """\
-from books import word
-
-from campaign.files.tally import DIED, WRONG
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared.journal import Journal
 def commit_events(journal, commit_id, rows, resent, sound=Journal.commit_events):

@@ -126,7 +126,7 @@ def plant(name: str, chance: float, then: Callable[[], Any] = lambda: None) -> N
 
 def in_servers(name: str, chance: float) -> AbstractContextManager[Any]:
     """Let the servers that this process and its forks start have such journals."""
-    path = str(Path(__file__).parents[1])
-    planting = f"sys.path.append({path!r})\nfrom campaign import faulty_journal\n"
+    path = str(Path(__file__).parents[2])
+    planting = f"sys.path.append({path!r})\nfrom campaign.kills import faulty_journal\n"
     planting += f"faulty_journal.plant({name!r}, {chance!r})\n"
     return faulty_program(planting)
