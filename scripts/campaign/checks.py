@@ -11,12 +11,14 @@ from campaign.files import damage, fullness
 from campaign.histories import histories
 from campaign.hostile import frames, intruders, silence
 from campaign.kills import cycles, kills, workers
+from campaign.power import losses
 
 ALL: Final[dict[str, Check]] = {
     "kills": kills.check,
     "replies": replies.check,
     "calls": calls.check,
     "histories": histories.check,
+    "power": losses.check,
     "damage": damage.check,
     "fullness": fullness.check,
     "elections": elections.check,

@@ -1,0 +1,93 @@
+"""Faults that a store could have. Lives are recorded with one of them, and what comes of it is recovered without.
+
+Most are flushes that are forgotten: to leave one out of the record is to have the code leave it out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from campaign.power.recorder import FlushCall, Forget
+from campaign.power.script import ALIKE, FILLING_SEGMENTS, OF_ALL_KINDS, OFTEN_KILLED, OFTEN_RESET, Taste
+from maestro_shm.options import POWER, PROCESS
+from maestro_shm.shared.header import DURABLE
+from maestro_shm.shared.journal import Journal
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, in a store of which mode."""
+
+    name: str
+    durability: str = POWER
+    forgets: Forget | None = None
+    settle: Callable[[Any], None] | None = None
+    """In place of the journal's own."""
+    taste: Taste = OF_ALL_KINDS
+    """What lives bring it to light soon."""
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        """Let journals have it for a while, but for what the recorder is to forget."""
+        before = Journal.settle
+        if self.settle is not None:
+            Journal.settle = self.settle  # type: ignore[method-assign,assignment] # a fault is planted
+        try:
+            yield
+        finally:
+            Journal.settle = before  # type: ignore[method-assign] # see above
+
+
+NO_FAULT: Final = Fault("none")
+
+
+def _publish_first(journal: Any) -> None:
+    if journal.is_unsettled:
+        end = journal._written[3]
+        journal._publish()
+        journal._files.log.flush(journal._words[DURABLE], end)
+        journal._words[DURABLE] = end
+
+
+def _note_durable_first(journal: Any) -> None:
+    if journal.is_unsettled:
+        start, end = journal._words[DURABLE], journal._written[3]
+        journal._words[DURABLE] = end
+        journal._files.log.flush(start, end)
+        journal._publish()
+
+
+def _while(function: str, name: str) -> Forget:
+    return lambda call: function in call.functions and call.name.startswith(name)
+
+
+def _of_earlier_segments(call: FlushCall) -> bool:
+    return "Journal.settle" in call.functions and not call.is_last
+
+
+def _of_a_new_segments_name(call: FlushCall) -> bool:
+    return call.name == "." and "Journal._reserve" in call.functions
+
+
+def _of_names_at_creation(call: FlushCall) -> bool:
+    return call.name == "." and not call.functions & {"Journal._reserve", "Journal.reset"}
+
+
+ALL: Final = (
+    Fault("settling flushes nothing", forgets=_while("Journal.settle", "log")),
+    Fault("settling flushes the last segment only", forgets=_of_earlier_segments, taste=FILLING_SEGMENTS),
+    Fault("commits are published before the flush", settle=_publish_first),
+    Fault("the durable offset is noted before the flush", settle=_note_durable_first),
+    Fault("a new segment's name is not flushed", forgets=_of_a_new_segments_name, taste=FILLING_SEGMENTS),
+    Fault("a new segment's size is not flushed", PROCESS, _while("MappedFile.create", "log"), taste=FILLING_SEGMENTS),
+    Fault("names are not flushed at creation", forgets=_of_names_at_creation),
+    Fault("the directory's own name is not flushed", forgets=lambda call: call.name == ".."),
+    Fault("the header is renamed before it is flushed", forgets=_while("publish", "header")),
+    Fault("the new header's name is not flushed at a reset", forgets=_while("Journal.reset", "."), taste=OFTEN_RESET),
+    Fault("key and settings are not flushed", forgets=_while("make", "")),
+    Fault("a void mark is not flushed", forgets=_while("Log.make_void", "log"), taste=OFTEN_KILLED),
+    Fault("an epoch is used before it is flushed", forgets=_while("Journal.__init__", "header"), taste=ALIKE),
+)
