@@ -7,6 +7,7 @@ somebody stored as data, or that were moved, do not pass for one.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -112,11 +113,10 @@ class Salvage:
         """Where, from an offset on, nothing but zeros follows."""
         end = offset
         while offset < self.end:
-            size = min(_CHUNK, next_segment(offset) - offset)
-            descriptor = self._open(offset >> SEGMENT_BITS)
-            if descriptor is not None and (written := _read(descriptor, offset & _MASK, size).rstrip(b"\0")):
-                end = offset + len(written)
-            offset += size
+            for start, data in self._chunks(offset, next_segment(offset)):
+                if written := data.rstrip(b"\0"):
+                    end = start + len(written)
+            offset = next_segment(offset)
         return end
 
     def close(self) -> None:
@@ -159,19 +159,34 @@ class Salvage:
     def _search(self, offset: int, end: int) -> int:
         """Where the next frame begins, from this offset on, or else the next segment, or `end`."""
         end = min(end, next_segment(offset - 8))
-        descriptor = self._open((offset - 8) >> SEGMENT_BITS)
-        if descriptor is None:
-            return end
-        while offset < end:
-            for candidate in _candidates(_read(descriptor, offset & _MASK, min(_CHUNK, end - offset)), offset):
-                if (
-                    _may_begin_at(descriptor, candidate)
-                    and (piece := self.piece_at(candidate, candidate))
-                    and piece.frame
-                ):
+        for start, data in self._chunks(offset, end):
+            for candidate in _candidates(data, start):
+                if self._may_begin_at(candidate) and (piece := self.piece_at(candidate, candidate)) and piece.frame:
                     return candidate
-            offset += _CHUNK
         return end
+
+    def _chunks(self, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The bytes of one segment between two offsets, without its holes, which are most of a segment not yet full."""
+        descriptor = self._open(offset >> SEGMENT_BITS) if offset < end else None
+        while descriptor is not None and offset < end:
+            offset = max(offset, offset - (offset & _MASK) + _data_from(descriptor, offset & _MASK))
+            if offset < end:
+                yield offset, _read(descriptor, offset & _MASK, min(_CHUNK, end - offset))
+            offset += _CHUNK
+
+    def _may_begin_at(self, offset: int) -> bool:
+        """Whether the bytes there look like a frame's: a look that saves reading all of it, which may be megabytes."""
+        descriptor = self._open(offset >> SEGMENT_BITS)
+        start = b"" if descriptor is None else _read(descriptor, offset & _MASK, _START.size)
+        if len(start) < _START.size:
+            return False
+        length, _, _, _, _, records, _, _, size, _, _, _, _, distance, key_length, kind = _START.unpack(start)
+        return bool(length & 1) or (
+            0 < records <= length // RECORD_HEADER.size
+            and distance == FRAME_HEADER.size
+            and kind in (EVENT, SNAPSHOT)
+            and RECORD_HEADER.size + key_length <= size <= length - FRAME_HEADER.size
+        )
 
 
 def _is_mark(descriptor: int, offset: int) -> bool:
@@ -188,18 +203,12 @@ def _candidates(data: bytes, offset: int) -> Iterator[int]:
             yield offset + number * 8
 
 
-def _may_begin_at(descriptor: int, offset: int) -> bool:
-    """Whether the bytes there look like a frame's, so that it is worth a look at all of it, which may be megabytes."""
-    start = _read(descriptor, offset & _MASK, _START.size)
-    if len(start) < _START.size:
-        return False
-    length, _, _, _, _, records, _, _, size, _, _, _, _, distance, key_length, kind = _START.unpack(start)
-    return bool(length & 1) or (
-        0 < records <= length // RECORD_HEADER.size
-        and distance == FRAME_HEADER.size
-        and kind in (EVENT, SNAPSHOT)
-        and RECORD_HEADER.size + key_length <= size <= length - FRAME_HEADER.size
-    )
+def _data_from(descriptor: int, start: int) -> int:
+    """Where in a file the first data lies from here on, which may be here; behind its end if there is but a hole."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except (AttributeError, OSError) as error:
+        return SEGMENT_SIZE if getattr(error, "errno", None) == errno.ENXIO else start
 
 
 def _read(descriptor: int, start: int, size: int) -> bytes:
