@@ -16,7 +16,8 @@ from maestro_shm.connect import name_of
 from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.memory import MemoryStore
 from maestro_shm.shared.damage import Hole, Report
-from maestro_shm.shared.repair import repair
+from maestro_shm.shared.recovery import REPLACED
+from maestro_shm.shared.repair import REPORT, repair
 from maestro_shm.shared.store import path_of
 
 _LOST: Final = 3
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if name == MemoryStore.target:
         raise StoreUnavailableError(name, "a memory: store has no directory to repair")
     try:
-        report = repair(path_of(name))
+        report = repair(path_of(name), lambda report: "\n".join(lines(report)))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201 (a command prints)
         return _INTERRUPTED
@@ -55,6 +56,7 @@ def lines(report: Report) -> Iterator[str]:
     """The report as text."""
     if report.is_whole:
         yield f"{report.directory}: nothing is damaged, nothing was changed"
+        yield from (f"an earlier repair: {path}" for path in sorted(report.directory.glob(f"{REPLACED}*/{REPORT}")))
         return
     yield f"{report.directory}: repaired"
     yield from _few(
@@ -65,7 +67,7 @@ def lines(report: Report) -> Iterator[str]:
     yield from _few(
         [f"moved: events from position {position:,} on, now {by:,} lower" for position, by in report.shifts]
     )
-    yield f"replaced: the files as they were are in {report.replaced}; remove it when you need them no more"
+    yield f"replaced: the files as they were are in {report.replaced}, with this report; remove it when you like"
 
 
 def _losses(report: Report) -> Iterator[str]:

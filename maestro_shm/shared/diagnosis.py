@@ -29,6 +29,8 @@ class Diagnosis:
     incarnation: int
     bound: int | None
     """Where the log ends; None if only its frames tell."""
+    settled: int | None
+    """Where a gap ends the log, see `Survey`."""
     damages: list[Damage]
     epoch: int
     clock: int
@@ -53,7 +55,7 @@ def diagnose(directory: Path, settings: Settings) -> Diagnosis | None:
         if words[head.INCARNATION] != incarnation:
             fault = f"it tells of files that are not there, log-{words[head.INCARNATION]}-*"
         else:
-            found = survey(salvage, _bound(words))
+            found = survey(salvage, *_ends(words))
             contradicted = contradiction(words, found, salvage, settings.max_commit_bytes)
             if contradicted is None:
                 return _by_header(directory, salvage, found, words)
@@ -79,23 +81,31 @@ def _incarnation(directory: Path, words: memoryview | None) -> int | None:
         raise StoreUnavailableError(str(directory), "no file of its log is left, so nothing can be saved; destroy it")
     if words is not None and Salvage(directory, words[head.INCARNATION]).end:
         return words[head.INCARNATION]
+    if len(numbers := recovery.logs(directory)) > 1:
+        which = " and ".join(f"log-{number}-*" for number in sorted(numbers))
+        raise StoreUnavailableError(
+            str(directory), f"no header tells which of {which} is its log; move away those that are not"
+        )
     return newest
 
 
-def _bound(words: memoryview) -> int | None:
+def _ends(words: memoryview) -> tuple[int | None, int | None]:
+    """The bound of the log, or else where it was settled, as the header tells."""
     is_of_this_boot = (words[head.BOOT_HIGH], words[head.BOOT_LOW]) == head.boot_id() != (0, 0)
-    return words[head.PUBLISHED] if is_of_this_boot else None
+    if is_of_this_boot:
+        return words[head.PUBLISHED], None
+    return None, max(words[head.PUBLISHED], words[head.DURABLE])
 
 
 def _by_frames(directory: Path, salvage: Salvage, fault: str, *, least_epoch: int) -> Diagnosis:
     """Where the header cannot be believed."""
-    found = survey(salvage, None)
+    found = survey(salvage)
     behind = max(found.end, found.cut_off_end)
     if (end := salvage.written_end(behind)) > behind:
         found.gaps.append((behind, end))
     damages = [Damage(str(directory / head.NAME), 0, PAGE, fault, may_lose=False), *_damages(salvage, found, found.end)]
     epoch = least_epoch if found.epoch < least_epoch < _HIGHEST_EPOCH else found.epoch
-    return Diagnosis(salvage.incarnation, None, damages, epoch, found.timestamp, None, end_is_known=False)
+    return Diagnosis(salvage.incarnation, None, None, damages, epoch, found.timestamp, None, end_is_known=False)
 
 
 def _by_header(directory: Path, salvage: Salvage, found: Survey, words: memoryview) -> Diagnosis:
@@ -106,15 +116,15 @@ def _by_header(directory: Path, salvage: Salvage, found: Survey, words: memoryvi
         last_position = words[head.LAST_POSITION]
     damages = list(_damages(salvage, found, max(end, found.end)))
     if not damages and found.bound is not None:
-        live = Survey(salvage, found.bound).live()
+        live = Survey(salvage, found.bound, found.settled).live()
         misfit = crosscheck.misfit(directory, words, live, unpublished(salvage, words))
         damages = [] if misfit is None else [misfit]
-    if not damages and words[head.DISK_FAILED]:
+    if not damages and found.bound is not None and words[head.DISK_FAILED]:  # which another boot would forgive
         damages = [
             Damage(str(directory / head.NAME), 0, PAGE, "the disk did not take all of the store", may_lose=False)
         ]
     facts = words[head.EPOCH], words[head.CLOCK], last_position
-    return Diagnosis(salvage.incarnation, found.bound, damages, *facts, end_is_known=True)
+    return Diagnosis(salvage.incarnation, found.bound, found.settled, damages, *facts, end_is_known=True)
 
 
 def _damages(salvage: Salvage, found: Survey, end: int) -> Iterator[Damage]:

@@ -40,6 +40,7 @@ HELD: Final = "another server holds the directory"
 _UNFINISHED: Final = ".new"
 _REMOVED_LAST: Final = ("header", AUTHKEY, SETTINGS, LOCK)
 _LARGEST_SETTINGS: Final = 1 << 12
+_EXAMPLE: Final = '{"max_commit_bytes": 1048576, "idle_timeout": 30}'
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ def read_settings(path: Path) -> Settings:
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
     except (OSError, ValueError, TypeError) as error:
-        raise StoreUnavailableError(str(path), f"its file 'settings' cannot be read: {error}") from None
+        reason = f"its file 'settings' cannot be read ({error}); write it anew, as {_EXAMPLE}"
+        raise StoreUnavailableError(str(path), reason) from None
     return settings
 
 
@@ -240,13 +242,17 @@ def _read_own(path: Path, name: str, most: int) -> bytes:
         content = os.read(descriptor, most + 1) if stat.S_ISREG(facts.st_mode) else b""
     finally:
         os.close(descriptor)
-    if not content or len(content) > most or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+    if not content or len(content) > most or facts.st_uid != os.geteuid():
         raise _not_as_made(path, name)
+    if facts.st_mode & 0o077:
+        reason = f"others may open its file {name!r}; if you trust what is in it: chmod 600 {path / name}"
+        raise StoreUnavailableError(str(path), reason)
     return content
 
 
 def _not_as_made(path: Path, name: str) -> StoreUnavailableError:
-    return StoreUnavailableError(str(path), f"its file {name!r} is not as it was made; destroy the store")
+    instead = f"write it anew, as {_EXAMPLE}" if name == SETTINGS else "end its server and remove it: it is made anew"
+    return StoreUnavailableError(str(path), f"its file {name!r} is not as it was made; {instead}")
 
 
 def _names(path: Path) -> list[str]:

@@ -185,7 +185,7 @@ class Journal:
         self._check_may_write()
         end = self._written[3]
         try:
-            self._files.log.flush(self._words[DURABLE], end)
+            self._files.log.flush(self._durable(), end)
         except DiskError as error:
             self._words[DISK_FAILED] = 1
             raise DiskError(error.target, f"{error.reason}; whether the commit is kept shows after a restart") from None
@@ -222,7 +222,7 @@ class Journal:
         """Let the disk have everything, and note so: what is damaged later is no loss of power. Raises `DiskError`."""
         if not self.is_broken and not self._words[DISK_FAILED]:
             published = self._words[PUBLISHED]
-            self._files.log.flush(self._words[DURABLE], published)
+            self._files.log.flush(self._durable(), published)
             self._words[DURABLE] = published
             self._files.header.flush()
 
@@ -338,6 +338,10 @@ class Journal:
         except BaseException:
             self.is_broken = True
             raise
+
+    def _durable(self) -> int:
+        """Up to where the log need not be flushed; whatever a damaged header says, no more than is published."""
+        return min(self._words[DURABLE], self._words[PUBLISHED])
 
     def _publish(self) -> None:
         words = self._words

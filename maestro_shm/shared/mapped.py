@@ -46,7 +46,7 @@ class MappedFile:
 
         One that is `lasting` is on the disk, with its name. Raises `DiskError` then, too.
         """
-        with _room_for(path, allocated):
+        with room_for(path, allocated):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.ftruncate(descriptor, size)
@@ -72,7 +72,7 @@ class MappedFile:
 
     def allocate(self, start: int, end: int) -> None:
         """Make sure that these bytes may be written to. Raises `StoreFullError`."""
-        with _room_for(self.path, end - start):
+        with room_for(self.path, end - start):
             descriptor = _open(self.path, os.O_RDWR)
             try:
                 _allocate(descriptor, start, end)
@@ -132,7 +132,7 @@ def _open(path: Path, flags: int) -> int:
 
 
 @contextmanager
-def _room_for(path: Path, size: int) -> Iterator[None]:
+def room_for(path: Path, size: int) -> Iterator[None]:
     """Turn the system's errors for a full disk, or for one without room for a further file, into `StoreFullError`."""
     try:
         yield

@@ -36,7 +36,7 @@ def rebuild(directory: Path, settings: Settings, found: Diagnosis, report: Repor
         journal = Journal(directory, files)
         with Salvage(directory, found.incarnation) as salvage:
             copy = _Copy(journal, words, salvage, report)
-            for piece in Survey(salvage, found.bound).live():
+            for piece in Survey(salvage, found.bound, found.settled).live():
                 copy.add(piece)
         if found.last_position is not None:
             copy.expect(found.last_position + 1)

@@ -67,11 +67,14 @@ def is_begun(directory: Path) -> bool:
 
 def newest_log(directory: Path) -> int | None:
     """The newest incarnation of which there is a log, but for the one that is being made."""
+    return max(logs(directory), default=None)
+
+
+def logs(directory: Path) -> set[int]:
+    """The incarnations of which there are logs, but for the one that is being made."""
     unfinished = head.read(directory / UNFINISHED)
     passed = None if unfinished is None else unfinished[head.INCARNATION]
-    return max(
-        (number for _, kind, number in data_files(directory) if kind == "log" and number != passed), default=None
-    )
+    return {number for _, kind, number in data_files(directory) if kind == "log" and number != passed}
 
 
 def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_commit_bytes: int) -> WriterFiles:
@@ -148,10 +151,13 @@ def recover(directory: Path) -> WriterFiles:
 
 def sweep(directory: Path, *, keep: int) -> None:
     """Remove the files of every incarnation but one, and the unfinished header. Who has them mapped keeps them."""
-    for path, _, incarnation in data_files(directory):
-        if incarnation != keep:
-            path.unlink(missing_ok=True)
-    (directory / UNFINISHED).unlink(missing_ok=True)  # last, since it tells which files are unfinished
+    removed = [path for path, _, incarnation in data_files(directory) if incarnation != keep]
+    for path in removed:
+        path.unlink(missing_ok=True)
+    if (directory / UNFINISHED).exists():
+        if removed:
+            flush_directory(directory)  # since the unfinished header tells which files are unfinished
+        (directory / UNFINISHED).unlink()
 
 
 def retire_replaced(directory: Path) -> None:

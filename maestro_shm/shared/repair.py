@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +23,17 @@ from maestro_shm.shared.diagnosis import Diagnosis, diagnose
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.rebuild import rebuild
 
+REPORT: Final = "report"
+"""The name of the file beside those that were replaced that says what was lost."""
 _HOLD_SECONDS: Final = 0.5
 """How long to try for the lock on the directory: whoever looks whether a server is there has it for a moment."""
 
 
-def repair(directory: Path) -> Report:
+def repair(directory: Path, told: Callable[[Report], str] = str) -> Report:
     """Save what is whole of a damaged store; if nothing is damaged, nothing is changed.
+
+    What is told of the report is written beside the files that are replaced, before they are: who is killed or
+    interrupted behind that has lost no account of what was lost.
 
     Raises `StoreUnavailableError` if there is no such store, if it is served, or if it cannot be told what it holds;
     `StoreFullError` if there is no room for what is whole beside the files that are there. Nothing is changed then.
@@ -37,7 +42,7 @@ def repair(directory: Path) -> Report:
     try:
         settings = directories.read_settings(directory)
         with _held(directory, settings):
-            return _repair(directory, settings)
+            return _repair(directory, settings, told)
     except OSError as error:
         raise StoreUnavailableError(str(directory), f"cannot repair it: {error}") from None
 
@@ -60,7 +65,7 @@ def _held(directory: Path, settings: Settings) -> Iterator[None]:
         directories.let_go(held)
 
 
-def _repair(directory: Path, settings: Settings) -> Report:
+def _repair(directory: Path, settings: Settings, told: Callable[[Report], str]) -> Report:
     found = diagnose(directory, settings)
     if found is None or not found.damages:
         return Report(directory, [])
@@ -68,6 +73,8 @@ def _repair(directory: Path, settings: Settings) -> Report:
     try:
         rebuild(directory, settings, found, report)
         report.replaced = _keep(directory, found)
+        _write(report.replaced / REPORT, told(report))
+        mapped.flush_directory(directory)
     except BaseException:
         recovery.sweep(directory, keep=found.incarnation)
         raise
@@ -87,7 +94,7 @@ def _keep(directory: Path, found: Diagnosis) -> Path:
         files[directory / head.NAME] = recovery.REPLACED_HEADER
     made: list[Path] = []
     try:
-        with mapped._room_for(kept, 0):
+        with mapped.room_for(kept, 0):
             kept.mkdir(mode=0o700, exist_ok=True)
             for path, name in files.items():
                 if not _is_second_name(kept / name, path):
@@ -101,6 +108,13 @@ def _keep(directory: Path, found: Diagnosis) -> Path:
             kept.rmdir()
         raise
     return kept
+
+
+def _write(path: Path, text: str) -> None:
+    with mapped.room_for(path, len(text)):
+        path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+    mapped.flush_file(path)
+    mapped.flush_directory(path.parent)
 
 
 def _is_second_name(second: Path, path: Path) -> bool:

@@ -15,10 +15,15 @@ from maestro_shm.shared.salvage import Piece, Salvage
 
 
 class Survey:
-    """What is found on one way through a log, up to a bound if there is one."""
+    """What is found on one way through a log, up to a bound if there is one.
 
-    def __init__(self, salvage: Salvage, bound: int | None) -> None:
+    After another boot the log ends at the first gap behind `settled`: a loss of power may leave that, and what lies
+    behind it a server would cut off without a word, or has done so.
+    """
+
+    def __init__(self, salvage: Salvage, bound: int | None, settled: int | None) -> None:
         self.bound = bound
+        self.settled = settled
         self.end = START
         """Where the last piece ends that belongs to the store."""
         self.cut_off_end = START
@@ -33,6 +38,8 @@ class Survey:
     def live(self) -> Iterator[Piece]:
         """The store's frames, in order; to be taken once."""
         for piece in self._salvage.pieces(self.bound):
+            if self.settled is not None and piece.start != self.end >= self.settled:
+                return
             if piece.frame is None or not piece.records:
                 # A void frame, or the mark at a segment's end: where it is not next, it may be cut off as well.
                 self.end = piece.end if piece.start == self.end else self.end
@@ -52,9 +59,9 @@ class Survey:
         self.timestamp = max(self.timestamp, *(record.timestamp for record in piece.records))
 
 
-def survey(salvage: Salvage, bound: int | None) -> Survey:
+def survey(salvage: Salvage, bound: int | None = None, settled: int | None = None) -> Survey:
     """What there is of the store in its log."""
-    found = Survey(salvage, bound)
+    found = Survey(salvage, bound, settled)
     for _ in found.live():
         pass
     return found

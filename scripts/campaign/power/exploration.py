@@ -15,7 +15,7 @@ from campaign.power.faults import NO_FAULT, Fault
 from campaign.power.ledger import Commit, World
 from campaign.power.moment import Moment, State
 from campaign.power.recorder import Recorder
-from campaign.power.script import Script
+from campaign.power.script import OF_ALL_KINDS, Script, Taste
 from campaign.power.small import Boot
 from campaign.power.trial import Seen, seen_at, try_recovery
 from maestro_shm.options import POWER
@@ -43,13 +43,16 @@ class Outcome:
 class Explorer:
     """Explores as many states as it is told, in a directory of its own."""
 
-    def __init__(self, scratch: Path, seed: str, *, durability: str, fault: Fault = NO_FAULT) -> None:
+    def __init__(
+        self, scratch: Path, seed: str, *, durability: str, taste: Taste = OF_ALL_KINDS, fault: Fault = NO_FAULT
+    ) -> None:
         self.outcome = Outcome()
         self._scratch = scratch
         self._seed = seed
         self._random = random.Random(seed)
         self._durability = durability
         self._fault = fault
+        self._taste = taste
         self._limit = 0
         self._life = 0
 
@@ -60,7 +63,7 @@ class Explorer:
             self._life += 1
             gc.collect()
             Boot.number = 1
-            self._live_once(self._scratch / f"life-{self._life}", self._random.choice(self._fault.taste.actions), None)
+            self._live_once(self._scratch / f"life-{self._life}", self._random.choice(self._taste.actions), None)
         return self.outcome
 
     def _is_done(self) -> bool:
@@ -71,7 +74,7 @@ class Explorer:
         place.mkdir(exist_ok=True)
         try:
             recorder = Recorder(place / "store", self._fault.forgets)
-            script = Script(recorder, self._random, self._durability, self._fault.taste, found)
+            script = Script(recorder, self._random, self._durability, self._taste, found)
             with contextlib.closing(script), recorder, self._fault.planted():
                 script.live(actions)
         finally:
@@ -114,7 +117,7 @@ class Explorer:
             return
         finally:
             clear(directory)
-        share = self._fault.taste.second_losses
+        share = self._taste.second_losses
         if state.has_more(found.incarnation, found.end):
             share *= _MORE_WITH_LEFTOVERS
         if not is_second and self._random.random() < share:

@@ -65,8 +65,9 @@ class Moment:
         self._sizes: dict[int, list[int]] = {}
         self._images: dict[int, bytes] = {}
         self._pending: list[_Pending] = []
-        for number in known:
-            self._look_at(history.inodes[number], now)
+        for number, inode in history.inodes.items():  # in the order in which they came, whatever their numbers are
+            if number in known:
+                self._look_at(inode, now)
         self._kinds = _kinds_of(self._names, self._changes)
 
     @property

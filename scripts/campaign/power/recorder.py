@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, Final, NamedTuple, Self
@@ -196,10 +197,10 @@ class Recorder:
             self._is_there = True
             self.history.above.changes.append(Change(self.tick(), (), (("", 0),)))
         with os.scandir(self.directory) as entries:
-            names = {entry.name: entry.inode() for entry in entries}
+            names = {entry.name: entry.inode() for entry in sorted(entries, key=attrgetter("name"))}
         if names != self._names:
             self._note_names(names)
-            self._named = [self._watched[number] for number in set(names.values())]
+            self._named = [self._watched[number] for number in dict.fromkeys(names.values())]
 
     def _note_names(self, names: dict[str, int]) -> None:
         for name, number in names.items():
