@@ -205,7 +205,7 @@ def remove(path: Path) -> None:
     for name in sorted(set(names) - set(_REMOVED_LAST)) + [name for name in _REMOVED_LAST if name in names]:
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)  # not of ours
+            shutil.rmtree(entry)  # what a repair replaced, or none of ours
         else:
             entry.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody makes a new store in it already

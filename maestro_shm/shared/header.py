@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +59,16 @@ def open_header(directory: Path, *, writable: bool = False) -> MappedFile:
     if header is not None:
         header.close()
     raise StoreUnavailableError(str(directory), _why_not(version))
+
+
+@contextlib.contextmanager
+def noting_disk_failure(words: memoryview) -> Iterator[None]:
+    """Note where the disk does not take something: what it says from then on means nothing."""
+    try:
+        yield
+    except DiskError:
+        words[DISK_FAILED] = 1
+        raise
 
 
 def retire(header: MappedFile) -> None:

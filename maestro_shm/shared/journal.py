@@ -103,6 +103,7 @@ class Journal:
         self.directory = directory
         self.is_unsettled = False
         """There are commits that are neither on the disk nor published."""
+        self._disk_error: DiskError | None = None
         self.is_broken = False
         """A commit or reset failed half-way. The server has to leave, so that the next one's recovery undoes it."""
         self._waits_for_disk = waits_for_disk
@@ -111,7 +112,8 @@ class Journal:
         words[EPOCH] += 1
         # Recovery tells frames that were cut off by their older epoch, so no two servers may ever have the same one:
         # the disk has to know it before any frame carries it.
-        files.header.flush()
+        with head.noting_disk_failure(words):
+            files.header.flush()
         words[SERVER_PID] = os.getpid()
         words[CLIENTS] = 0
         self.epoch: Final = words[EPOCH]
@@ -143,13 +145,15 @@ class Journal:
         Where the journal waits for the disk, the answer holds as soon as it has settled. Raises
         `SequenceConflictError`, `InvalidEventError`, `StoreFullError`, `StoreUnavailableError`.
         """
-        self._check_may_write()
+        self._check_is_writer()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
         if resent:
             aggregate_id, sequence, _, _ = rows[0]
-            if frame := self._frame_of(EVENT, _key(aggregate_id), sequence, commit_id):
+            frame = self._frame_of(EVENT, _key(aggregate_id), sequence, commit_id)
+            if frame and (frame.end <= self._words[PUBLISHED] or not self._words[DISK_FAILED]):
                 return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
+        self._check_disk()
         first_position = self._written[2] + 1
         draft = self._draft(lambda offset: self._draft_events(rows, first_position, offset))
         self._append(draft, commit_id, first_position, len(rows))
@@ -178,35 +182,35 @@ class Journal:
     def settle(self) -> None:
         """Wait until the disk has the commits since the last time, and publish them. Raises `DiskError`.
 
-        It is not tried again then: they stay unpublished, and no further commit is accepted.
+        It is not tried again then, the error is the same each time, until `give_up`; no further commit is accepted.
         """
         if not self.is_unsettled:
             return
-        self._check_may_write()
-        end = self._written[3]
-        try:
-            self._files.log.flush(self._durable(), end)
-        except DiskError as error:
-            self._words[DISK_FAILED] = 1
-            raise DiskError(error.target, f"{error.reason}; whether the commit is kept shows after a restart") from None
-        self._words[DURABLE] = end
+        if self._disk_error is None:
+            self._check_may_write()
+            self._flush()
+        if self._disk_error is not None:
+            raise self._disk_error
         self._publish()
+
+    def give_up(self) -> None:
+        """Leave the commits unpublished that the disk did not take, once those who wait have been told."""
+        self.is_unsettled = False
+        self._disk_error = None
 
     def reset(self) -> None:
         """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
         self._check_may_write()
         self.settle()
         former = self._files
-        try:
+        with head.noting_disk_failure(self._words):
             fresh = recovery.create_next(self.directory, self._words)
-        except DiskError:
-            self._words[DISK_FAILED] = 1
-            raise
         for word in (SERVER_PID, CLIENTS):
             fresh.header.words[word] = self._words[word]
         try:
             head.retire(former.header)
-            recovery.publish(self.directory)
+            with head.noting_disk_failure(fresh.header.words):
+                recovery.publish(self.directory)
             self._use(fresh)
         except BaseException:
             self.is_broken = True
@@ -222,9 +226,10 @@ class Journal:
         """Let the disk have everything, and note so: what is damaged later is no loss of power. Raises `DiskError`."""
         if not self.is_broken and not self._words[DISK_FAILED]:
             published = self._words[PUBLISHED]
-            self._files.log.flush(self._durable(), published)
-            self._words[DURABLE] = published
-            self._files.header.flush()
+            with head.noting_disk_failure(self._words):
+                self._files.log.flush(self._durable(), published)
+                self._words[DURABLE] = published
+                self._files.header.flush()
 
     def count_clients(self, clients: int) -> None:
         """Publish how many clients are connected."""
@@ -241,10 +246,16 @@ class Journal:
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
 
     def _check_may_write(self) -> None:
+        self._check_is_writer()
+        self._check_disk()
+
+    def _check_is_writer(self) -> None:
         if self.is_broken:
             raise StoreUnavailableError(str(self.directory), "its server failed in the midst of a commit, and leaves")
         if self._words[EPOCH] != self.epoch:
             raise StoreUnavailableError(str(self.directory), "another server has taken over; this one must not write")
+
+    def _check_disk(self) -> None:
         if self._words[DISK_FAILED]:
             raise StoreUnavailableError(
                 str(self.directory),
@@ -338,6 +349,16 @@ class Journal:
         except BaseException:
             self.is_broken = True
             raise
+
+    def _flush(self) -> None:
+        end = self._written[3]
+        try:
+            with head.noting_disk_failure(self._words):
+                self._files.log.flush(self._durable(), end)
+            self._words[DURABLE] = end
+        except DiskError as error:
+            reason = f"{error.reason}; whether the commit is kept shows after a restart"
+            self._disk_error = DiskError(error.target, reason)
 
     def _durable(self) -> int:
         """Up to where the log need not be flushed; whatever a damaged header says, no more than is published."""

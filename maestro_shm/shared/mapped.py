@@ -99,7 +99,7 @@ class MappedFile:
 
 def flush_file(path: Path) -> None:
     """Return when the disk has what was written to a file that need not be mapped here. Raises `DiskError`."""
-    _flush_descriptor(path, os.O_RDONLY)
+    _flush_descriptor(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def flush_directory(path: Path) -> None:
@@ -108,7 +108,7 @@ def flush_directory(path: Path) -> None:
 
 
 def _flush_descriptor(path: Path, flags: int) -> None:
-    descriptor = _open(path, flags)
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         _flush(path, descriptor)
     finally:

@@ -16,8 +16,10 @@ class OpenCalls(dict[Call, bytes]):
     """From a call to the commit id that it was sent with, the oldest first. Threads may share it.
 
     Who makes such a call again takes its id out, so that no two callers are ever told of one commit that it is theirs;
-    and puts it in again if that ends without an outcome, too. It is a dict, not something that has one, because to set
-    or delete an item of a dict is one step of the interpreter: no thread and no signal's handler comes between.
+    and puts it in again if that ends without an outcome, too. (Of two threads that make the very same call at once, and
+    both without an outcome, the later one's id is kept; the other's commit may then look like a rival's.) It is a dict,
+    not something that has one, because to set or delete an item of a dict is one step of the interpreter: no thread and
+    no signal's handler comes between.
     """
 
     def forget_oldest(self) -> None:

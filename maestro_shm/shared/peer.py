@@ -72,6 +72,7 @@ class Peer:
         self.deadline = math.inf
         self._inbox.limit = self._message_limit
         self.send(wire.frame(handshake.confirmation(self._key, self._greeted, answered)))
+        self._renew_deadline(went_on=True)
 
     def _renew_deadline(self, *, went_on: bool) -> None:
         """For what is under way there is one deadline, however slowly it goes on; what follows has a new one."""

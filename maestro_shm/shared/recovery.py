@@ -135,6 +135,12 @@ def recover(directory: Path) -> WriterFiles:
     retire_replaced(directory)
     if words[head.GENERATION] == RETIRED:
         return _begin_anew(directory, words)
+    with head.noting_disk_failure(words):
+        return _recover(directory, header)
+
+
+def _recover(directory: Path, header: MappedFile) -> WriterFiles:
+    words = header.words
     incarnation = words[head.INCARNATION]
     log = Log(directory, incarnation, writable=True)
     positions = Positions(directory, incarnation, writable=True)
@@ -238,17 +244,18 @@ def _undo(words: memoryview, log: Log, table: Index | None) -> None:
         takewhile(lambda found: found[0].epoch == words[head.EPOCH], log.whole_frames(words[head.PUBLISHED]))
     )
     tails = [words[head.PUBLISHED], *(frame.end for frame, _ in written)]
-    # Some may be void already: an earlier recovery has come so far.
-    undone = [(tail, frame, records) for tail, (frame, records) in zip(tails, written, strict=False) if records]
-    if undone:
-        _, first, records = undone[0]
+    # Some may be void already: an earlier recovery has come so far. But the disk may not know it as yet.
+    undone = [(tail, frame, records) for tail, (frame, records) in zip(tails, written, strict=False)]
+    if begun := [(frame, records) for _, frame, records in undone if records]:
+        first, records = begun[0]
         words[head.LAST_POSITION] = first.first_position - 1
         words[head.AGGREGATES] = first.aggregates - _new_streams(records)
     for tail, frame, records in reversed(undone):
         if table is not None:
             _point_back(table, records)
         log.make_void(frame, tail)
-    words[head.PUBLISHED] = tails[-1]
+    if table is not None:  # else a reader's may point to them as yet: it follows when there is a new one
+        words[head.PUBLISHED] = tails[-1]
 
 
 def _new_streams(records: Sequence[Record]) -> int:
@@ -277,7 +284,6 @@ def _rebuild(directory: Path, words: memoryview, log: Log, positions: Positions,
         words[word] = draft[word]
     index.header = words
     former.unlink(missing_ok=True)
-    words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
     return index
 
 
@@ -287,6 +293,7 @@ def _note_durable(words: memoryview, log: Log) -> None:
     words[head.DURABLE] = words[head.PUBLISHED]
     if head.boot_id() != (0, 0):
         words[head.DISK_FAILED] = 0
+    words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
 
 
 def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingIndex) -> None:

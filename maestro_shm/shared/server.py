@@ -155,7 +155,7 @@ class LoopServer(managers.Server):
     def _receive(self, peer: Peer) -> None:
         for payload in peer.receive():
             number, reply = self._answer(payload)
-            if self.journal.is_unsettled:
+            if self.journal.is_unsettled and not self._store_ends:
                 self._held_back.append((peer, number, reply))
             else:
                 peer.send(reply)
@@ -171,6 +171,7 @@ class LoopServer(managers.Server):
         except StoreError as reason:
             error = reason
             self._complaints.about(str(error))
+            self.journal.give_up()
         for peer, number, reply in held_back:
             if peer in self._peers:
                 self._deal_with(peer, peer.send, wire.pack_error(number, error) if error else reply)
@@ -231,6 +232,8 @@ class LoopServer(managers.Server):
             with self.mutex:
                 return number, wire.pack([number, True, function(*arguments)])
         except StoreError as error:
+            if self.journal.is_broken:
+                self._leave()
             return number, wire.pack_error(number, error)
         except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
             self._complaints.about_exception()
