@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 import textwrap
 import time
@@ -35,6 +36,7 @@ def main() -> int:
     if arguments.list:
         print("\n".join(checks.ALL))
         return 0
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that everything is cleaned up
     run = Run(quick=arguments.quick, seed=arguments.seed)
     print(f"seed {run.seed}, {'quick' if run.quick else 'full'} run", flush=True)
     lines = [line for name in arguments.only or checks.ALL for line in _run(name, checks.ALL[name], run)]
