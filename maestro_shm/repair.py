@@ -16,8 +16,7 @@ from maestro_shm.connect import name_of
 from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.memory import MemoryStore
 from maestro_shm.shared.damage import Hole, Report
-from maestro_shm.shared.recovery import REPLACED
-from maestro_shm.shared.repair import REPORT, repair
+from maestro_shm.shared.repair import earlier_reports, repair
 from maestro_shm.shared.store import path_of
 
 _LOST: Final = 3
@@ -56,7 +55,7 @@ def lines(report: Report) -> Iterator[str]:
     """The report as text."""
     if report.is_whole:
         yield f"{report.directory}: nothing is damaged, nothing was changed"
-        yield from (f"an earlier repair: {path}" for path in sorted(report.directory.glob(f"{REPLACED}*/{REPORT}")))
+        yield from (f"an earlier repair: {path}" for path in earlier_reports(report.directory))
         return
     yield f"{report.directory}: repaired"
     yield from _few(

@@ -978,7 +978,66 @@ def test_what_cannot_be_repaired_is_an_error_and_left_as_it_is(
     assert contents(books.directory) == before
 
 
+def test_what_a_server_has_cut_off_after_a_loss_of_power_stays_cut_off(books: Books) -> None:
+    books.commit(("a", 1, "kept"))
+    start = end(books)
+    commit(books.journal, ("b", 1, "lost with the power"))
+    stop = end(books)
+    commit(books.journal, ("c", 1, "cut off"))
+    books.journal.close()
+    pretend_reboot(books.directory)
+    overwrite(log_of(books), start, bytes(stop - start))
+    for _ in range(2):
+        Journal.open(books.directory, max_commit_bytes=CAP).close()
+        pretend_reboot(books.directory)
+        assert repair(books.directory).is_whole
+    books.journal = Journal.open(books.directory, max_commit_bytes=CAP)
+    books.reader = Reader(books.directory)
+    books.check()
+
+
+def test_logs_of_two_incarnations_are_told_apart_by_nobody_but_a_header(books: Books) -> None:
+    books.commit(("a", 1, None))
+    books.journal.close()
+    shutil.copy(log_of(books), books.directory / "log-2-000000")
+    (books.directory / head.NAME).unlink()
+    before = contents(books.directory)
+    with pytest.raises(StoreUnavailableError, match=r"which of log-1-\* and log-2-\* is its log"):
+        repair(books.directory)
+    assert contents(books.directory) == before
+
+
+def test_the_disk_forgets_unfinished_files_before_what_tells_that_they_are(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (books.directory / "log-7-000000").touch()
+    (books.directory / recovery.UNFINISHED).touch()
+    flushed: list[bool] = []
+
+    def note(directory: Path) -> None:
+        flushed.append((directory / recovery.UNFINISHED).exists() and not (directory / "log-7-000000").exists())
+
+    monkeypatch.setattr(recovery, "flush_directory", note)
+    recovery.sweep(books.directory, keep=1)
+    assert flushed == [True]
+    assert not (books.directory / recovery.UNFINISHED).exists()
+
+
 # The command
+
+
+def test_what_a_repair_told_stays_beside_what_it_replaced(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ms.connect(path) as store:
+        for sequence in (1, 2, 3):
+            store.commit_events([ms.Event("a", sequence, "t", None)])
+        kill(store.stats()["server_pid"])
+    flip(path / "log-1-000000", 200)
+    assert command_line.main(["repair", str(path)]) == 3
+    told = capsys.readouterr().out
+    assert (path / "damaged-1" / "report").read_text() == told
+    assert "lost: 1 events" in told
+    assert command_line.main(["repair", str(path)]) == 0
+    assert f"an earlier repair: {path}/damaged-1/report" in capsys.readouterr().out
 
 
 def test_a_served_store_is_not_repaired(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from maestro_shm.shared.diagnosis import Diagnosis, diagnose
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.rebuild import rebuild
 
-REPORT: Final = "report"
+_REPORT: Final = "report"
 """The name of the file beside those that were replaced that says what was lost."""
 _HOLD_SECONDS: Final = 0.5
 """How long to try for the lock on the directory: whoever looks whether a server is there has it for a moment."""
@@ -45,6 +45,11 @@ def repair(directory: Path, told: Callable[[Report], str] = str) -> Report:
             return _repair(directory, settings, told)
     except OSError as error:
         raise StoreUnavailableError(str(directory), f"cannot repair it: {error}") from None
+
+
+def earlier_reports(directory: Path) -> list[Path]:
+    """Where the reports of earlier repairs are, whose files nobody has removed yet."""
+    return sorted(directory.glob(f"{recovery.REPLACED}*/{_REPORT}"))
 
 
 @contextlib.contextmanager
@@ -73,7 +78,7 @@ def _repair(directory: Path, settings: Settings, told: Callable[[Report], str]) 
     try:
         rebuild(directory, settings, found, report)
         report.replaced = _keep(directory, found)
-        _write(report.replaced / REPORT, told(report))
+        _write(report.replaced / _REPORT, told(report))
         mapped.flush_directory(directory)
     except BaseException:
         recovery.sweep(directory, keep=found.incarnation)
