@@ -214,6 +214,21 @@ def test_names_that_a_killed_server_gave_are_on_the_disk_before_the_next_relies_
         noted.clear()
 
 
+def test_a_log_lies_nowhere_on_the_disk_without_the_header_that_tells_it_to_be_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _empty(tmp_path / "store")
+    noted: list[list[str]] = []
+    monkeypatch.setattr(
+        recovery, "flush_directory", lambda path: noted.append([entry.name for entry in path.iterdir()])
+    )
+    recovery.create(store, incarnation=1, epoch=0, clock=0, max_commit_bytes=CAP).close()
+    assert noted == [[recovery.UNFINISHED]]  # its name is there before the log's
+    noted.clear()
+    with Books(store):  # and once more: the log goes before it, and the next one comes after its own
+        assert noted[2:4] == [[recovery.UNFINISHED]] * 2
+
+
 def test_damage_to_what_reached_the_disk_is_refused_and_behind_it_cut(waiting: Books) -> None:
     waiting.commit(("a", 1, None))
     waiting.journal.settle()

@@ -46,7 +46,7 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 def create(path: Path) -> MappedFile:
     """A new header under construction: it has no magic number yet."""
-    return MappedFile.create(path, PAGE, PAGE, lasting=True)
+    return MappedFile.create(path, PAGE, PAGE)
 
 
 def open_header(directory: Path, *, writable: bool = False) -> MappedFile:

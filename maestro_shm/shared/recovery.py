@@ -91,7 +91,9 @@ def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_com
         words[head.CLOCK] = clock
         words[head.GENERATION] = 1
         words[head.PUBLISHED] = START
-        header.flush()  # before there is a log that it tells to be unfinished
+        # Before there is a log: without this one's name that would look like one that has lost its header.
+        header.flush()
+        flush_directory(directory)
         files = _begin_files(directory, header)
         words[head.MAGIC_WORD] = head.MAGIC
     except BaseException:
@@ -156,14 +158,16 @@ def _recover(directory: Path, header: MappedFile) -> WriterFiles:
 
 
 def sweep(directory: Path, *, keep: int) -> None:
-    """Remove the files of every incarnation but one, and the unfinished header. Who has them mapped keeps them."""
-    removed = [path for path, _, incarnation in data_files(directory) if incarnation != keep]
-    for path in removed:
-        path.unlink(missing_ok=True)
+    """Remove the files of every incarnation but one, and the unfinished header. Who has them mapped keeps them.
+
+    The header goes last, on the disk, too, since it tells which files are unfinished. Raises `DiskError`.
+    """
+    for path, _, incarnation in data_files(directory):
+        if incarnation != keep:
+            path.unlink(missing_ok=True)
     if (directory / UNFINISHED).exists():
-        if removed:
-            flush_directory(directory)  # since the unfinished header tells which files are unfinished
-        (directory / UNFINISHED).unlink()
+        flush_directory(directory)
+        (directory / UNFINISHED).unlink(missing_ok=True)
 
 
 def retire_replaced(directory: Path) -> None:

@@ -20,7 +20,7 @@ def drop_badly(server, peer):
 LoopServer._drop = drop_badly
 """
 _KEEP_THE_SOCKET: Final = "kept.append(peer.socket.dup())"
-_KEEP_MEMORY: Final = "kept.append(b'x' * 800_000)"
+_KEEP_MEMORY: Final = "kept.append(b'x' * 100_000)"
 _KEEP_THE_COUNT: Final = "peer.is_known = False"
 _LEAVE: Final = "server._leave()"
 _ANSWER_OTHERS: Final = """

@@ -11,9 +11,12 @@ from campaign.kills import logbook
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import header as head
 
-MEMORY_BOUND: Final = 6 << 20
-"""Bytes that a server may have more than before: its allocator keeps some of what was used at once. Runs of 40 to 600
-kills moved it by 1 to 3 MiB, however many they were."""
+MEMORY_BOUND: Final = 1 << 20
+"""Bytes that a server may have more than before."""
+PLAIN_ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(1 << 15), "MALLOC_TRIM_THRESHOLD_": str(1 << 16)}
+"""An environment in which, with glibc, a server's resident memory is what it uses: large blocks go back to the system.
+By default it keeps them, some 1 to 50 MiB as chance has it: what looks like a leak, and what a leak can hide in."""
+_READINGS: Final = 25
 
 
 class Gauges(NamedTuple):
@@ -47,6 +50,15 @@ def read(directory: Path) -> Gauges:
     except OSError:
         descriptors = memory = 0
     return Gauges(words[head.SERVER_PID], descriptors, words[head.CLIENTS], memory)
+
+
+def lowest_memory(directory: Path) -> int:
+    """The memory without that of the requests of one moment, which would hide a leak of their size."""
+    lowest = read(directory).memory
+    for _ in range(_READINGS):
+        time.sleep(0.01)
+        lowest = min(lowest, read(directory).memory)
+    return lowest
 
 
 def settled(directory: Path, before: Gauges, *, patience: float) -> list[str]:

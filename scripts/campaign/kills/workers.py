@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Final, NamedTuple, Self
+from unittest import mock
 
 from processes import PATIENCE, Fork, cleaned_up, is_gone, wait_until
 
@@ -79,6 +80,7 @@ class Scenery:
             target = new_target()
             self.directory = path_of(target)
             stack.enter_context(cleaned_up(self.directory))
+            stack.enter_context(mock.patch.dict(os.environ, gauges.PLAIN_ALLOCATOR))
             self._keeper = stack.enter_context(ms.connect(target))
             hoard, sent = victims.make_hoard(self.directory)
             self._sent.append(sent)
@@ -154,10 +156,11 @@ def _kill_workers(choices: random.Random, kills: int, patience: float, stays: Vi
         first = scenery.gauges()
         scenery.kill_victims(2 * len(victims.KINDS))  # memory that the server takes once is no leak
         scenery.settled(first._replace(memory=_ANY_MEMORY), patience)
-        before = first._replace(memory=scenery.gauges().memory)
+        before = first._replace(memory=gauges.lowest_memory(scenery.directory))
         with scenery.victim(stays) if stays else contextlib.nullcontext():
             scenery.kill_victims(kills)
-            leaks, after = scenery.settled(before, patience), scenery.gauges()
+            leaks = scenery.settled(before, patience)
+            after = scenery.gauges()._replace(memory=gauges.lowest_memory(scenery.directory))
         commits, effects = scenery.effects()
         return Outrage(kills, commits, effects, leaks, before, after)
 

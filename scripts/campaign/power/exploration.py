@@ -15,7 +15,15 @@ from campaign.power.faults import NO_FAULT, Fault
 from campaign.power.ledger import Commit, World
 from campaign.power.moment import Moment, State
 from campaign.power.recorder import Recorder
-from campaign.power.script import OF_ALL_KINDS, Script, Taste
+from campaign.power.script import (
+    ALIKE,
+    BEGINNING,
+    FILLING_SEGMENTS,
+    OF_ALL_KINDS,
+    OFTEN_KILLED,
+    OFTEN_RESET,
+    Script,
+)
 from campaign.power.small import Boot
 from campaign.power.trial import Seen, seen_at, try_recovery
 from maestro_shm.options import POWER
@@ -26,6 +34,11 @@ _STATES_OF_A_LIFE: Final = (2000, 30)
 """And of one that begins with a loss of power."""
 _STATES_OF_A_FAULTY_LIFE: Final = (100, 10)
 """Fewer, so that many lives are tried: what a fault needs to show may be rare."""
+_TASTES: Final = (
+    (OF_ALL_KINDS, FILLING_SEGMENTS, OFTEN_RESET, OFTEN_KILLED, ALIKE, BEGINNING),
+    (12, 2, 2, 2, 1, 1),
+)
+"""What lives are like, and how often."""
 _MORE_WITH_LEFTOVERS: Final = 10
 """Second losses where the first has left something behind the end of the log, which must not come back."""
 
@@ -43,16 +56,14 @@ class Outcome:
 class Explorer:
     """Explores as many states as it is told, in a directory of its own."""
 
-    def __init__(
-        self, scratch: Path, seed: str, *, durability: str, taste: Taste = OF_ALL_KINDS, fault: Fault = NO_FAULT
-    ) -> None:
+    def __init__(self, scratch: Path, seed: str, *, durability: str, fault: Fault = NO_FAULT) -> None:
         self.outcome = Outcome()
         self._scratch = scratch
         self._seed = seed
         self._random = random.Random(seed)
         self._durability = durability
         self._fault = fault
-        self._taste = taste
+        self._taste = OF_ALL_KINDS
         self._limit = 0
         self._life = 0
 
@@ -63,6 +74,7 @@ class Explorer:
             self._life += 1
             gc.collect()
             Boot.number = 1
+            self._taste = self._fault.taste or self._random.choices(*_TASTES)[0]
             self._live_once(self._scratch / f"life-{self._life}", self._random.choice(self._taste.actions), None)
         return self.outcome
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from campaign.power.recorder import FlushCall, Forget
-from campaign.power.script import ALIKE, FILLING_SEGMENTS, OF_ALL_KINDS, OFTEN_KILLED, OFTEN_RESET, Taste
+from campaign.power.script import ALIKE, BEGINNING, FILLING_SEGMENTS, OFTEN_KILLED, OFTEN_RESET, Taste
 from maestro_shm.options import POWER, PROCESS
 from maestro_shm.shared.header import DURABLE
 from maestro_shm.shared.journal import Journal
@@ -26,8 +26,8 @@ class Fault:
     forgets: Forget | None = None
     settle: Callable[[Any], None] | None = None
     """In place of the journal's own."""
-    taste: Taste = OF_ALL_KINDS
-    """What lives bring it to light soon."""
+    taste: Taste | None = None
+    """What lives bring it to light soon; None for all kinds."""
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
@@ -76,6 +76,10 @@ def _of_names_at_creation(call: FlushCall) -> bool:
     return call.name == "." and not call.functions & {"Journal._reserve", "Journal.reset"}
 
 
+def _of_the_unfinished_headers_name(call: FlushCall) -> bool:
+    return call.name == "." and "create" in call.functions and not call.functions & {"_begin_files", "sweep"}
+
+
 ALL: Final = (
     Fault("settling flushes nothing", forgets=_while("Journal.settle", "log")),
     Fault("settling flushes the last segment only", forgets=_of_earlier_segments, taste=FILLING_SEGMENTS),
@@ -87,6 +91,7 @@ ALL: Final = (
     Fault("the directory's own name is not flushed", forgets=lambda call: call.name == ".."),
     Fault("the header is renamed before it is flushed", forgets=_while("publish", "header")),
     Fault("the new header's name is not flushed at a reset", forgets=_while("Journal.reset", "."), taste=OFTEN_RESET),
+    Fault("a log comes before its unfinished header's name", forgets=_of_the_unfinished_headers_name, taste=BEGINNING),
     Fault("key and settings are not flushed", forgets=_while("make", "")),
     Fault("a void mark is not flushed", forgets=_while("Log.make_void", "log"), taste=OFTEN_KILLED),
     Fault("an epoch is used before it is flushed", forgets=_while("Journal.__init__", "header"), taste=ALIKE),

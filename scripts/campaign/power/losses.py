@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import multiprocessing
 import os
 import tempfile
@@ -16,7 +15,6 @@ from campaign.check import Finding, Run
 from campaign.power import faults
 from campaign.power.exploration import Explorer, Outcome
 from campaign.power.recorder import tell_of_flushes
-from campaign.power.script import TASTES, Taste
 from campaign.power.small import make_small
 from maestro_shm.options import POWER, PROCESS
 
@@ -33,7 +31,6 @@ class _Task(NamedTuple):
     seed: str
     states: int
     durability: str
-    taste: Taste
     fault: int | None = None
     """Its number, since a fault cannot be pickled."""
 
@@ -47,7 +44,7 @@ def check(run: Run) -> Iterator[Finding]:
         with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(scratch,)) as pool:
             try:
                 for durability, count in ((POWER, run.count(1_000_000, 4_000)), (PROCESS, run.count(100_000, 2_000))):
-                    tasks = list(_tasks(str(choices.getrandbits(32)), durability, count))
+                    tasks = list(_tasks(str(choices.getrandbits(32)), durability, count, workers))
                     planted = list(_planted(str(choices.getrandbits(32)), durability))
                     outcomes = list(pool.map(_explore, [*planted, *tasks]))
                     yield _finding(durability, outcomes[len(planted) :], outcomes[: len(planted)], planted)
@@ -55,17 +52,17 @@ def check(run: Run) -> Iterator[Finding]:
                 pool.shutdown(cancel_futures=True)
 
 
-def _tasks(seed: str, durability: str, count: int) -> Iterator[_Task]:
-    """Lives of all tastes: each that a fault is looked for in has to be without one where there is none."""
-    size = min(_STATES_AT_ONCE, -(-count // len(TASTES)))
-    for number, taste in zip(range(0, count, size), itertools.cycle(TASTES), strict=False):
-        yield _Task(f"{seed}-{number}", min(size, count - number), durability, taste)
+def _tasks(seed: str, durability: str, count: int, workers: int) -> Iterator[_Task]:
+    """Small enough for all workers to have something to do."""
+    size = min(_STATES_AT_ONCE, -(-count // workers))
+    for number in range(0, count, size):
+        yield _Task(f"{seed}-{number}", min(size, count - number), durability)
 
 
 def _planted(seed: str, durability: str) -> Iterator[_Task]:
     for number, fault in enumerate(faults.ALL):
         if fault.durability == durability:
-            yield _Task(f"{seed}-fault-{number}", _STATES_FOR_A_FAULT, durability, fault.taste, number)
+            yield _Task(f"{seed}-fault-{number}", _STATES_FOR_A_FAULT, durability, number)
 
 
 def _prepare(scratch: str) -> None:
@@ -82,8 +79,7 @@ _scratch: Path
 
 def _explore(task: _Task) -> Outcome:
     fault = faults.NO_FAULT if task.fault is None else faults.ALL[task.fault]
-    explorer = Explorer(_scratch, task.seed, durability=task.durability, taste=task.taste, fault=fault)
-    return explorer.explore(task.states)
+    return Explorer(_scratch, task.seed, durability=task.durability, fault=fault).explore(task.states)
 
 
 def _finding(

@@ -49,7 +49,7 @@ FILLING_SEGMENTS: Final = Taste(sizes=((700,), (100, 800)), actions=(8,), weight
 OFTEN_RESET: Final = Taste(actions=(2, 4), weights=(3, 0, 1, 3))
 OFTEN_KILLED: Final = Taste(actions=(2, 4), weights=(1, 3, 0, 0))
 ALIKE: Final = Taste(sizes=((600,),), actions=(1,), weights=(1, 0, 0, 0), groups=(1, 3), second_losses=1 / 10)
-TASTES: Final = (OF_ALL_KINDS, FILLING_SEGMENTS, OFTEN_RESET, OFTEN_KILLED, ALIKE)
+BEGINNING: Final = Taste(actions=(0, 1), weights=(1, 0, 0, 1), second_losses=1 / 30)
 
 
 class Script:
