@@ -39,9 +39,17 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that everything is cleaned up
     run = Run(quick=arguments.quick, seed=arguments.seed)
     print(f"seed {run.seed}, {'quick' if run.quick else 'full'} run", flush=True)
-    lines = [line for name in arguments.only or checks.ALL for line in _run(name, checks.ALL[name], run)]
+    lines: list[_Line] = []
+    interrupted = False
+    try:
+        for name in arguments.only or checks.ALL:
+            for line in _run(name, checks.ALL[name], run):
+                print(f"  {line.verdict}: {line.finding.found}; faults caught: {line.finding.planted}", flush=True)
+                lines.append(line)
+    except KeyboardInterrupt:
+        interrupted = True  # what was found until now is worth its table
     _print_table(lines, run)
-    return int(any(line.verdict not in ("met", "skipped") for line in lines))
+    return 130 if interrupted else int(any(line.verdict not in ("met", "skipped") for line in lines))
 
 
 def _parse_arguments() -> argparse.Namespace:
