@@ -58,8 +58,12 @@ def _finding(run: Run, figure: str, purpose: str, count: int, work: Callable[[_W
         targets = [stack.enter_context(named_target()) for _ in range(WORKERS)]
         share = -(-count // WORKERS)
         works = [(target, run.random(purpose, number), share) for number, target in enumerate(targets)]
-        pool = stack.enter_context(multiprocessing.get_context("fork").Pool(WORKERS))
-        for target, (commits, counts) in zip(targets, pool.map(work, works), strict=True):
+        # Not by forks: the threads of a pool before this one may hold locks at that moment.
+        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(WORKERS))
+        results = pool.map(work, works)
+        pool.close()
+        pool.join()
+        for target, (commits, counts) in zip(targets, results, strict=True):
             frames = frames_of(path_of(target))
             faults += faults_of(commits, frames)
             counted += counts
