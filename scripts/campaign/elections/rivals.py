@@ -27,7 +27,7 @@ _SERVER: Final = """
     from maestro_shm.shared import directory, journal
     directory.hold = lambda path: os.open(path, os.O_RDONLY)
     if sys.argv[2] == "unchecked":
-        journal.Journal._check_may_write = lambda journal: None
+        journal.Journal._check_is_writer = lambda journal: None
     maestro_shm.shared.process.main(sys.argv[1])
 """
 
