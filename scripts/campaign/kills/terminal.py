@@ -25,6 +25,10 @@ class Terminal:
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             try:
+                for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+                    signal.signal(
+                        number, signal.SIG_DFL
+                    )  # who runs in the background may ignore them, and so would this
                 os.execv(sys.executable, command)
             finally:
                 os._exit(127)
