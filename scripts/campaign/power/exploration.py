@@ -39,6 +39,7 @@ _TASTES: Final = (
     (12, 2, 2, 2, 1, 1),
 )
 """What lives are like, and how often."""
+_SECOND_LOSSES_OF_A_LIFE: Final = 20
 _MORE_WITH_LEFTOVERS: Final = 10
 """Second losses where the first has left something behind the end of the log, which must not come back."""
 
@@ -66,12 +67,14 @@ class Explorer:
         self._taste = OF_ALL_KINDS
         self._limit = 0
         self._life = 0
+        self._second_losses_left = 0
 
     def explore(self, states: int) -> Outcome:
         """Live until so many different states were tried."""
         self._limit = states
         while not self._is_done():
             self._life += 1
+            self._second_losses_left = _SECOND_LOSSES_OF_A_LIFE
             gc.collect()
             Boot.number = 1
             self._taste = self._fault.taste or self._random.choices(*_TASTES)[0]
@@ -89,6 +92,9 @@ class Explorer:
             script = Script(recorder, self._random, self._durability, self._taste, found)
             with contextlib.closing(script), recorder, self._fault.planted():
                 script.live(actions)
+        except Exception as error:  # noqa: BLE001 (lost or refused without any loss of power)
+            self.outcome.losses.append(f"seed {self._seed!r}, life {self._life}: {type(error).__name__}: {error}")
+            return
         finally:
             shutil.rmtree(place)
         self._try_states(recorder, script, is_second=found is not None)
@@ -132,7 +138,8 @@ class Explorer:
         share = self._taste.second_losses
         if state.has_more(found.incarnation, found.end):
             share *= _MORE_WITH_LEFTOVERS
-        if not is_second and self._random.random() < share:
+        if not is_second and self._second_losses_left and self._random.random() < share:
+            self._second_losses_left -= 1
             self._lose_power_again(state, found.commits)
 
     def _lose_power_again(self, state: State, found: list[Commit]) -> None:
