@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "maestro_shm"
 BASE = {"errors", "records"}
 VALUES = BASE | {"clock", "codec", "validation"}
 FILES = {"shared.frame", "shared.mapped", "shared.segments", "shared.header", "shared.log", "shared.index"}
-WRITER = FILES | {"shared.positions", "shared.recovery", "shared.journal"}
+WRITER = FILES | {"shared.positions", "shared.recovery", "shared.draft", "shared.journal"}
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
 LINE = {"shared.handshake", "shared.wire", "shared.transport"}
 PLACE = {"shared.directory", "shared.creator", "shared.handshake"}
@@ -35,6 +35,7 @@ ALLOWED = {
     "shared.positions": BASE | {"shared.segments"},
     "shared.index": BASE | FILES,
     "shared.recovery": BASE | FILES | {"shared.positions"},
+    "shared.draft": BASE | {"clock", "shared.frame"},
     "shared.journal": VALUES | WRITER,
     "shared.reader": VALUES | FILES,
     "shared.damage": set(),
@@ -59,8 +60,8 @@ ALLOWED = {
     "shared.process": BASE | WRITER | LINE | PLACE | {"options", "shared.server", "shared.launch", "shared.complaints"},
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
     "shared.open_calls": set(),
-    # The journal for the type of its rows only.
-    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.journal", "shared.open_calls"},
+    # The draft for the type of its rows only.
+    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.draft", "shared.open_calls"},
     "shared.store": VALUES
     | {"options"}
     | LINE

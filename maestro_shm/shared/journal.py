@@ -17,11 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from maestro_shm.clock import MAX_TIMESTAMP, HybridClock
+from maestro_shm.clock import HybridClock
 from maestro_shm.errors import (
     InvalidEventError,
-    SequenceConflictError,
-    StoreError,
     StoreUnavailableError,
     shown,
 )
@@ -30,7 +28,8 @@ from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
-from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, MAX_KEY_BYTES, SNAPSHOT, Frame
+from maestro_shm.shared.draft import NO_HEAD, Draft, Head, Row, key_of, refusal
+from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, SNAPSHOT, Frame
 from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
@@ -48,49 +47,11 @@ from maestro_shm.shared.header import (
 from maestro_shm.shared.index import Claim
 from maestro_shm.shared.mapped import DiskError
 
-Row = tuple[str, int, int | None, bytes]
-"""An event as it comes from a client: aggregate id, sequence, timestamp if it has one, payload."""
-
 _CACHED_HEADS: Final = 1 << 16
 """How many streams' heads are remembered; the index knows the others."""
 
-_Head = tuple[int, int, int]
-"""The newest record of a key: the word of the index that points to it (or 0), its offset, its sequence."""
-_NO_HEAD: Final[_Head] = (0, 0, -1)
-
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
-
-
-class _Draft:
-    """A frame under construction: records of one kind, and the heads that they leave behind."""
-
-    __slots__ = ("end", "heads", "kind", "new_keys", "offset", "offsets", "packed", "timestamps")
-
-    def __init__(self, kind: int, offset: int) -> None:
-        self.kind = kind
-        self.offset = offset
-        self.end = offset + frames.FRAME_HEADER.size
-        self.packed: list[bytes] = []
-        self.offsets: list[int] = []
-        self.heads: dict[bytes, _Head] = {}
-        self.timestamps: list[int] = []
-        self.new_keys = 0
-
-    def add(self, key: bytes, before: _Head, sequence: int, position: int, timestamp: int, payload: bytes) -> None:
-        """Append a record that follows on this head."""
-        offset = self.end
-        word, previous, _ = before
-        packed = frames.pack_record(
-            self.offset, offset, self.kind, key, sequence, previous, position, timestamp, payload
-        )
-        if not previous:
-            self.new_keys += 1
-        self.packed.append(packed)
-        self.offsets.append(offset)
-        self.timestamps.append(timestamp)
-        self.heads[key] = (word, offset, sequence)
-        self.end = offset + len(packed)
 
 
 class Journal:
@@ -150,7 +111,7 @@ class Journal:
             raise InvalidEventError("a commit needs at least one event")
         if resent:
             aggregate_id, sequence, _, _ = rows[0]
-            frame = self._frame_of(EVENT, _key(aggregate_id), sequence, commit_id)
+            frame = self._frame_of(EVENT, key_of(aggregate_id), sequence, commit_id)
             if frame and (frame.end <= self._words[PUBLISHED] or not self._words[DISK_FAILED]):
                 return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
         self._check_disk()
@@ -164,11 +125,11 @@ class Journal:
     ) -> bool:
         """Store the snapshot iff it is newer than the stored one, and say whether it was. Raises `StoreFullError`."""
         self._check_may_write()
-        key = _key(aggregate_id)
+        key = key_of(aggregate_id)
         before = self._head(SNAPSHOT, key)
         if type(sequence) is int and 0 <= sequence <= before[2]:
             return bool(resent) and self._frame_of(SNAPSHOT, key, sequence, commit_id) is not None
-        if (error := _refusal(key, before[2], (aggregate_id, sequence, None, payload))) is not None:
+        if (error := refusal(key, before[2], (aggregate_id, sequence, None, payload))) is not None:
             raise error
         draft = self._draft(lambda offset: self._draft_snapshot(key, before, sequence, payload, offset))
         self._append(draft, commit_id, self._written[2] + 1, 0)
@@ -242,7 +203,7 @@ class Journal:
     def _use(self, files: recovery.WriterFiles) -> None:
         self._files = files
         words = self._words = files.header.words
-        self._heads: dict[int, dict[bytes, _Head]] = {EVENT: {}, SNAPSHOT: {}}
+        self._heads: dict[int, dict[bytes, Head]] = {EVENT: {}, SNAPSHOT: {}}
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
 
     def _check_may_write(self) -> None:
@@ -275,17 +236,17 @@ class Journal:
         frame = log.frame_of(offset)
         return frame if frame.commit_id == commit_id else None
 
-    def _head(self, kind: int, key: bytes) -> _Head:
+    def _head(self, kind: int, key: bytes) -> Head:
         known = self._heads[kind].get(key)
         if known is not None:
             return known
         word = self._files.index.find(kind, key)
         if word is None:
-            return _NO_HEAD
+            return NO_HEAD
         offset = self._files.index.words[word]
         return word, offset, self._files.log.read(offset)[0]
 
-    def _draft(self, make: Callable[[int], _Draft]) -> _Draft:
+    def _draft(self, make: Callable[[int], Draft]) -> Draft:
         """The draft that `make` makes for an offset: the tail's, or the next segment's where it does not fit."""
         tail = self._written[3]
         draft = make(tail)
@@ -295,13 +256,13 @@ class Journal:
         place = self._files.log.place(tail, length)
         return draft if place == tail else make(place)
 
-    def _draft_events(self, rows: Sequence[Row], first_position: int, offset: int) -> _Draft:
-        draft = _Draft(EVENT, offset)
+    def _draft_events(self, rows: Sequence[Row], first_position: int, offset: int) -> Draft:
+        draft = Draft(EVENT, offset)
         heads, clock = draft.heads, self._clock
         clock.last = self._written[0]  # a draft that is given up leaves no trace
         for position, row in enumerate(rows, first_position):
             aggregate_id, sequence, given, payload = row
-            key = _key(aggregate_id)
+            key = key_of(aggregate_id)
             before = heads.get(key) or self._head(EVENT, key)
             if (
                 type(sequence) is not int
@@ -309,19 +270,19 @@ class Journal:
                 or type(payload) is not bytes
                 or given is not None
                 or not before[1]  # a new key
-            ) and (error := _refusal(key, before[2], row)) is not None:
+            ) and (error := refusal(key, before[2], row)) is not None:
                 raise error
             timestamp = clock.tick() if given is None else clock.observe(given)
             draft.add(key, before, sequence, position, timestamp, payload)
         return draft
 
-    def _draft_snapshot(self, key: bytes, before: _Head, sequence: int, payload: bytes, offset: int) -> _Draft:
-        draft = _Draft(SNAPSHOT, offset)
+    def _draft_snapshot(self, key: bytes, before: Head, sequence: int, payload: bytes, offset: int) -> Draft:
+        draft = Draft(SNAPSHOT, offset)
         self._clock.last = self._written[0]
         draft.add(key, before, sequence, 0, self._clock.tick(), payload)
         return draft
 
-    def _append(self, draft: _Draft, commit_id: bytes, first_position: int, events: int) -> None:
+    def _append(self, draft: Draft, commit_id: bytes, first_position: int, events: int) -> None:
         if type(commit_id) is not bytes or len(commit_id) != COMMIT_ID_BYTES:
             raise InvalidEventError(f"a commit id must be {COMMIT_ID_BYTES} bytes, not {shown(commit_id)}")
         files = self._files
@@ -370,7 +331,7 @@ class Journal:
         words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED] = self._written
         self.is_unsettled = False
 
-    def _reserve(self, draft: _Draft, last_position: int) -> list[Claim]:
+    def _reserve(self, draft: Draft, last_position: int) -> list[Claim]:
         """Do whatever can fail, for want of room or for damage.
 
         Afterwards the draft's heads have their words in the index; what comes back are those in its next generation.
@@ -393,28 +354,3 @@ class Journal:
         for (key, (_, offset, sequence)), word in zip(list(draft.heads.items()), claimed, strict=True):
             draft.heads[key] = word, offset, sequence
         return following
-
-
-def _key(aggregate_id: str) -> bytes:
-    try:
-        return aggregate_id.encode()
-    except (AttributeError, UnicodeEncodeError):
-        raise InvalidEventError(f"an aggregate id must be a str of valid Unicode, not {shown(aggregate_id)}") from None
-
-
-def _refusal(key: bytes, last: int, row: Row) -> StoreError | None:
-    """Why a record cannot follow on this sequence number, or None. Clients check too; the journal trusts none."""
-    aggregate_id, sequence, given, payload = row
-    if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
-        reason = f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {shown(sequence)}"
-    elif sequence <= last:
-        return SequenceConflictError(aggregate_id, sequence, last)
-    elif not 0 < len(key) <= MAX_KEY_BYTES:
-        reason = f"its aggregate id must have 1 to {MAX_KEY_BYTES} bytes, not {len(key)}"
-    elif type(payload) is not bytes:
-        reason = f"its payload must be bytes, not {shown(payload)}"
-    elif given is not None and (type(given) is not int or not 0 <= given <= MAX_TIMESTAMP):
-        reason = f"its timestamp must be None or an int from 0 to {MAX_TIMESTAMP}, not {shown(given)}"
-    else:
-        return None
-    return InvalidEventError(reason, aggregate_id, sequence)

@@ -30,7 +30,7 @@ from maestro_shm.errors import (
     shown,
 )
 from maestro_shm.shared import election, wire
-from maestro_shm.shared.journal import Row
+from maestro_shm.shared.draft import Row
 from maestro_shm.shared.open_calls import OpenCalls
 from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
 

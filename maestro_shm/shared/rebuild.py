@@ -15,8 +15,9 @@ from maestro_shm.shared import recovery
 from maestro_shm.shared.damage import Hole, Refusal, Report, Shift
 from maestro_shm.shared.diagnosis import Diagnosis
 from maestro_shm.shared.directory import Settings
+from maestro_shm.shared.draft import Row
 from maestro_shm.shared.frame import EVENT, SNAPSHOT, Record
-from maestro_shm.shared.journal import Journal, Row
+from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_BITS, SEGMENT_SIZE
 from maestro_shm.shared.salvage import Piece, Salvage
 from maestro_shm.shared.survey import Survey

@@ -20,8 +20,8 @@ import maestro_shm as ms
 from maestro_shm import codec, validation
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
+from maestro_shm.shared.draft import Row
 from maestro_shm.shared.frame import SNAPSHOT
-from maestro_shm.shared.journal import Row
 from maestro_shm.shared.log import START
 
 END: Final = 64 << 10

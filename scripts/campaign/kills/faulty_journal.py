@@ -14,7 +14,8 @@ from unittest import mock
 
 from campaign.kills.faulty_servers import faulty_program
 from maestro_shm.errors import SequenceConflictError
-from maestro_shm.shared.journal import Journal, Row
+from maestro_shm.shared.draft import Row
+from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import Log
 
 _Reply = tuple[int, list[int]]
