@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -269,7 +270,7 @@ def test_each_bit_that_is_flipped_is_found_with_its_frame_and_no_other(books: Bo
     offsets = two_streams(books, 4)
     books.journal.close()
     as_it_was = content_of(log_of(books))[: offsets[-1]]
-    with Salvage(books.directory, 1) as salvage:
+    with closing(Salvage(books.directory, 1)) as salvage:
         for bit in range(8 * (offsets[2] - offsets[1])):
             place = offsets[1] + bit // 8
             byte = as_it_was[place]
@@ -358,7 +359,7 @@ def three_segments(tmp_path: Path) -> Iterator[Books]:
 def test_a_segment_that_is_missing_or_cut_costs_what_was_in_it(three_segments: Books, number: int, how: str) -> None:
     books = three_segments
     before = kept(books.directory, 1)
-    with Salvage(books.directory, 1) as salvage:
+    with closing(Salvage(books.directory, 1)) as salvage:
         segments = [piece.start // SEGMENT_SIZE for piece in salvage.pieces() if piece.records]
         first = next(piece for piece in salvage.pieces() if piece.start // SEGMENT_SIZE == number)
     books.journal.close()
@@ -394,7 +395,7 @@ def test_a_segment_that_is_cut_behind_its_end_loses_nothing(books: Books) -> Non
 def test_a_mark_at_a_segments_end_that_is_damaged_hides_nothing_behind_it(three_segments: Books) -> None:
     books = three_segments
     before = kept(books.directory, 1)
-    with Salvage(books.directory, 1) as salvage:
+    with closing(Salvage(books.directory, 1)) as salvage:
         mark = next(piece.start for piece in salvage.pieces() if piece.frame is None)
     flip(log_of(books), mark)
     report = repaired(books)
@@ -406,7 +407,7 @@ def test_a_mark_at_a_segments_end_that_is_damaged_hides_nothing_behind_it(three_
 def test_what_looks_like_a_mark_costs_only_the_frame_that_it_lies_on(three_segments: Books) -> None:
     books = three_segments
     before = kept(books.directory, 1)
-    with Salvage(books.directory, 1) as salvage:
+    with closing(Salvage(books.directory, 1)) as salvage:
         damaged = next(salvage.pieces())
     overwrite(log_of(books), damaged.start, frames.SKIP_MARK)
     report = repaired(books)
@@ -1061,7 +1062,7 @@ def test_the_command_repairs_a_store_under_its_clients(path: Path, capsys: pytes
         kill(store.stats()["server_pid"])
         assert command_line.main(["repair", str(path)]) == 0
         assert capsys.readouterr().out == f"{path}: nothing is damaged, nothing was changed\n"
-        with Salvage(path, 1) as salvage:
+        with closing(Salvage(path, 1)) as salvage:
             *_, damaged, _ = salvage.pieces()
         flip(path / "log-1-000000", damaged.start + 100)
         assert command_line.main(["repair", str(path)]) == 3
@@ -1180,7 +1181,7 @@ def test_exactly_what_lies_outside_of_the_damage_is_kept(
         history = History(books, steps)
         log, last = log_of(books), end(books)
         as_it_was = content_of(log)[:last]
-        with Salvage(directory, 1) as salvage:
+        with closing(Salvage(directory, 1)) as salvage:
             pieces = list(salvage.pieces(last))
         for share, length, kind in spans:
             start = START + int(share * (last - START - 1)) if last > START else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,7 +49,7 @@ def diagnose(directory: Path, settings: Settings) -> Diagnosis | None:
     incarnation = _incarnation(directory, words)
     if incarnation is None:
         return None  # no server has begun it yet
-    with Salvage(directory, incarnation) as salvage:
+    with closing(Salvage(directory, incarnation)) as salvage:
         if words is None:
             fault = "it is no header" if (directory / head.NAME).exists() else "it is missing"
             return _by_frames(directory, salvage, fault, least_epoch=0)

@@ -21,6 +21,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ HELD: Final = "another server holds the directory"
 """Why a server that comes second does not start."""
 _UNFINISHED: Final = ".new"
 _REMOVED_LAST: Final = ("header", AUTHKEY, SETTINGS, LOCK)
+_HOLD_SECONDS: Final = 0.5
 _LARGEST_SETTINGS: Final = 1 << 12
 _EXAMPLE: Final = '{"max_commit_bytes": 1048576, "idle_timeout": 30}'
 
@@ -109,6 +111,14 @@ def hold(path: Path) -> int | None:
             return None
         raise StoreUnavailableError(str(path), f"cannot lock it: {error.strerror}") from None
     return descriptor
+
+
+def hold_soon(path: Path) -> int | None:
+    """Take that lock as `hold` does, but try for a moment: so long has it whoever looks whether a server is there."""
+    deadline = time.monotonic() + _HOLD_SECONDS
+    while (held := hold(path)) is None and time.monotonic() <= deadline:
+        time.sleep(0.005)
+    return held
 
 
 def let_go(held: int) -> None:

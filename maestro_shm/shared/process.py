@@ -11,9 +11,8 @@ import resource
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from maestro_shm import options
 from maestro_shm.errors import StoreError, StoreUnavailableError
@@ -23,9 +22,6 @@ from maestro_shm.shared import directory as directories
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.server import LoopServer, StoreManager
 from maestro_shm.shared.transport import SERIALIZER
-
-_HOLD_SECONDS: Final = 0.5
-"""How long to try for the lock on the directory: whoever looks whether a server is there has it for a moment."""
 
 
 def main(path: str) -> NoReturn:
@@ -47,7 +43,9 @@ def main(path: str) -> NoReturn:
 
 
 def _make_server(directory: Path) -> LoopServer:
-    held = _hold(directory)
+    held = directories.hold_soon(directory)  # for as long as this process lives
+    if held is None:
+        raise StoreUnavailableError(str(directory), directories.HELD)
     settings = directories.read_settings(directory)
     for stale in directory.glob("socket-*"):
         stale.unlink()
@@ -60,16 +58,6 @@ def _make_server(directory: Path) -> LoopServer:
     if settings.creator is not None and (descriptor := creators.watch(settings.creator)) is not None:
         server.end_with(descriptor)
     return server
-
-
-def _hold(directory: Path) -> int:
-    """Take the lock on the directory for as long as this process lives."""
-    deadline = time.monotonic() + _HOLD_SECONDS
-    while (held := directories.hold(directory)) is None:
-        if time.monotonic() > deadline:
-            raise StoreUnavailableError(str(directory), directories.HELD)
-        time.sleep(0.005)
-    return held
 
 
 def _allow_many_descriptors() -> None:

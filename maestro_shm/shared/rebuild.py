@@ -6,6 +6,7 @@ is sent again is still known. Sequences, timestamps and payloads stay; positions
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from maestro_shm.clock import MAX_TIMESTAMP
@@ -35,7 +36,7 @@ def rebuild(directory: Path, settings: Settings, found: Diagnosis, report: Repor
     words = files.header.words
     try:
         journal = Journal(directory, files)
-        with Salvage(directory, found.incarnation) as salvage:
+        with closing(Salvage(directory, found.incarnation)) as salvage:
             copy = _Copy(journal, words, salvage, report)
             for piece in Survey(salvage, found.bound, found.settled).live():
                 copy.add(piece)

@@ -9,7 +9,6 @@ told to open the new ones, and the first names are removed.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -25,8 +24,6 @@ from maestro_shm.shared.rebuild import rebuild
 
 _REPORT: Final = "report"
 """The name of the file beside those that were replaced that says what was lost."""
-_HOLD_SECONDS: Final = 0.5
-"""How long to try for the lock on the directory: whoever looks whether a server is there has it for a moment."""
 
 
 def repair(directory: Path, told: Callable[[Report], str] = str) -> Report:
@@ -55,15 +52,11 @@ def earlier_reports(directory: Path) -> list[Path]:
 @contextlib.contextmanager
 def _held(directory: Path, settings: Settings) -> Iterator[None]:
     """Keep servers out."""
-    deadline = time.monotonic() + _HOLD_SECONDS
-    while (held := directories.hold(directory)) is None:
-        if time.monotonic() > deadline:
-            pid = election.server_pid(directory)
-            leaves = (
-                f"it leaves {settings.idle_timeout:g} s after its last client has, or when it is told to: kill {pid}"
-            )
-            raise StoreUnavailableError(str(directory), f"its server (process {pid}) still runs; {leaves}")
-        time.sleep(0.005)
+    held = directories.hold_soon(directory)
+    if held is None:
+        pid = election.server_pid(directory)
+        leaves = f"it leaves {settings.idle_timeout:g} s after its last client has, or when it is told to: kill {pid}"
+        raise StoreUnavailableError(str(directory), f"its server (process {pid}) still runs; {leaves}")
     try:
         yield
     finally:
@@ -77,8 +70,8 @@ def _repair(directory: Path, settings: Settings, told: Callable[[Report], str]) 
     report = Report(directory, found.damages, found.end_is_known)
     try:
         rebuild(directory, settings, found, report)
-        report.replaced = _keep(directory, found)
-        _write(report.replaced / _REPORT, told(report))
+        report.replaced = directory / f"{recovery.REPLACED}{found.incarnation}"
+        _keep(directory, found, report.replaced, told(report))
         mapped.flush_directory(directory)
     except BaseException:
         recovery.sweep(directory, keep=found.incarnation)
@@ -89,9 +82,11 @@ def _repair(directory: Path, settings: Settings, told: Callable[[Report], str]) 
     return report
 
 
-def _keep(directory: Path, found: Diagnosis) -> Path:
-    """Give the files that are to be replaced second names, in a directory of their own. Leaves nothing if it fails."""
-    kept = directory / f"{recovery.REPLACED}{found.incarnation}"
+def _keep(directory: Path, found: Diagnosis, kept: Path, told: str) -> None:
+    """Give the files that are to be replaced second names, in a directory of their own with the report.
+
+    Leaves nothing if it fails.
+    """
     files = {
         path: path.name for path, _, incarnation in recovery.data_files(directory) if incarnation == found.incarnation
     }
@@ -99,12 +94,14 @@ def _keep(directory: Path, found: Diagnosis) -> Path:
         files[directory / head.NAME] = recovery.REPLACED_HEADER
     made: list[Path] = []
     try:
-        with mapped.room_for(kept, 0):
+        with mapped.room_for(kept, len(told)):
             kept.mkdir(mode=0o700, exist_ok=True)
             for path, name in files.items():
                 if not _is_second_name(kept / name, path):
                     made.append(kept / name)
                     (kept / name).hardlink_to(path)
+            made.append(kept / _REPORT)
+            _write(kept / _REPORT, told)
             mapped.flush_directory(kept)
     except BaseException:
         for path in made:
@@ -112,14 +109,11 @@ def _keep(directory: Path, found: Diagnosis) -> Path:
         with contextlib.suppress(OSError):
             kept.rmdir()
         raise
-    return kept
 
 
 def _write(path: Path, text: str) -> None:
-    with mapped.room_for(path, len(text)):
-        path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+    path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
     mapped.flush_file(path)
-    mapped.flush_directory(path.parent)
 
 
 def _is_second_name(second: Path, path: Path) -> bool:

@@ -13,8 +13,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from maestro_shm.options import LARGEST_COMMIT_BYTES
 from maestro_shm.shared import frame as frames
@@ -124,14 +123,6 @@ class Salvage:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._number, self._descriptor = -1, None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _goes_on(self, mark: Piece, position: int) -> bool:
         """Whether the log goes on where this mark leads with this position, as far as anything is there.
