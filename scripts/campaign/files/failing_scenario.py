@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from books import Books, Stream, commit, commit_snapshot, events, leave_unpublished, pretend_reboot
+from books import Books, Stream, commit, commit_snapshot, events, leave_unpublished, pretend_reboot, word
 
 import maestro_shm as ms
 from campaign.files.damage_recovery import WrongError, require
@@ -54,7 +54,6 @@ class Scenario:
         self._snapshots: dict[str, tuple[int, Any]] = {}
         self._open_commits: list[tuple[_Row, ...]] = []
         self._open_reset = False
-        self._refused = False
         self.failures = 0
 
     def live(self) -> str:
@@ -115,9 +114,8 @@ class Scenario:
     def _note_failure(self, error: Exception, *, noticed: bool) -> None:
         self.failures += 1
         if not noticed:
-            if self._calls.group == "flushing":
-                # What a disk failed to take is not asked for again: whoever has this journal may have no more of it.
-                self._refused = True
+            if self._disk_has_failed():
+                # What a disk failed to take is not asked for again: whoever has this store may have no more of it.
                 raise _UnnoticedError from error
             raise WrongError(f"a step failed without a cause: {type(error).__name__}: {error}") from error
         if self.journal is not None and self.journal.is_broken:
@@ -206,7 +204,7 @@ class Scenario:
 
     def _check_end(self) -> None:
         """A new server finds all that was acknowledged and nothing else, and goes on."""
-        if self._refused:
+        if self._disk_has_failed():
             pretend_reboot(self.directory)
         with Books(self.directory, cap=CAP) as books:
             self._settle()
@@ -217,6 +215,9 @@ class Scenario:
             books.check()
             books.reboot()
             books.check()
+
+    def _disk_has_failed(self) -> bool:
+        return (self.directory / head.NAME).exists() and word(self.directory, head.DISK_FAILED) == 1
 
     def _commit_to(self, books: Books) -> None:
         """Into a known stream, and into so many new ones that the index may have to grow."""

@@ -27,6 +27,7 @@ from campaign.files.full_journal import FullJournal
 from campaign.files.full_server import FullServer
 from campaign.files.fullness_plants import CALL_PLANTS, JOURNAL_PLANTS, Plant
 from campaign.files.tally import DIED, WRONG, Tally, total
+from campaign.planting import servers_begin_with
 
 _SECONDS: Final = 3_600.0
 _ERRORS: Final = (errno.ENOSPC, errno.EIO)
@@ -229,12 +230,24 @@ def _plant_in_journals(run: Run) -> tuple[int, int]:
         caught += _on_small_disk(_rounds_of_a_journal, 3, choices, fullness_plants.holes()).wrong[DIED] > 0
         planted += 1
     for kind, number in itertools.product(JOURNAL_PLANTS, range(wanted)):
-        tally = _on_small_disk(_with_plant(kind), 6, run.random("fullness", kind.name, number))
+        tally = _until_struck(kind, run, number)
         planted += 1
         caught += bool(tally.verdicts[_STRUCK] and tally.wrong[WRONG])
     return caught, planted
 
 
+def _until_struck(kind: type[Plant], run: Run, number: int) -> Tally:
+    """Some rounds of a journal with a fault, and again until it has come to effect; it may be that it never does."""
+    tally = Tally()
+    for attempt in range(_MOST_ATTEMPTS):
+        choices = run.random("fullness", kind.name, number, attempt)
+        tally = _on_small_disk(_with_plant(kind), 6, choices)
+        if tally.verdicts[_STRUCK]:
+            break
+    return tally
+
+
+_MOST_ATTEMPTS: Final = 10
 _STRUCK: Final = "planted faults"
 
 
@@ -256,7 +269,7 @@ def _plant_in_servers(run: Run) -> tuple[int, int]:
     caught = planted = 0
     for (source, kind), number in itertools.product(fullness_plants.SERVER_PLANTS, range(wanted)):
         choices = run.random("fullness", source, number)
-        plant = fullness_plants.servers_begin_with(source)
+        plant = servers_begin_with(source)
         caught += _on_small_disk(_rounds_of_a_server, 2, choices, plant).wrong[kind] > 0
         planted += 1
     return caught, planted

@@ -13,10 +13,10 @@ from books import word
 from campaign.files.failing_calls import Group
 from campaign.files.tally import DIED, WRONG
 from maestro_shm.errors import StoreFullError
-from maestro_shm.shared import launch, mapped
+from maestro_shm.shared import mapped
 from maestro_shm.shared.draft import Row
 from maestro_shm.shared.frame import FRAME_HEADER, RECORD_HEADER
-from maestro_shm.shared.header import GENERATION, LAST_POSITION, NAME, RETIRED
+from maestro_shm.shared.header import GENERATION, INCARNATION, LAST_POSITION, NAME, PUBLISHED, RETIRED
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_BITS, START
 
@@ -133,14 +133,21 @@ class ChangedByteAtOpening(Plant):
 
     def _change_byte(self, directory: Path) -> None:
         log = directory / _FIRST_SEGMENT
-        if not self.struck and log.exists() and (directory / NAME).exists() and word(directory, GENERATION) != RETIRED:
-            offset = START + FRAME_HEADER.size + RECORD_HEADER.size
+        offset = START + FRAME_HEADER.size + RECORD_HEADER.size
+        if not self.struck and log.exists() and self._is_read(directory, offset):
             with log.open("r+b") as file:
                 file.seek(offset)
                 key = file.read(1)
                 file.seek(offset)
                 file.write(bytes([key[0] ^ 1]))
-            self.struck += key != b"\0"
+            self.struck += 1
+
+    @staticmethod
+    def _is_read(directory: Path, offset: int) -> bool:
+        """Whether there is a record in the first segment, which is not one of an earlier incarnation."""
+        if not (directory / NAME).exists() or word(directory, GENERATION) == RETIRED:
+            return False
+        return word(directory, INCARNATION) == 1 and word(directory, PUBLISHED) > offset
 
 
 CALL_PLANTS: Final[dict[Group, tuple[type[Plant], ...]]] = {
@@ -176,9 +183,3 @@ Journal.commit_events = commit_events
 """
 SERVER_PLANTS: Final = ((_HOLES_IN_A_SERVER, DIED), (_FALSE_SUCCESS_OF_A_SERVER, WRONG))
 """What a server begins with, and what has to come of it."""
-
-
-def servers_begin_with(source: str) -> AbstractContextManager[object]:
-    """Let each server that is started run this before it serves."""
-    before, main, after = launch._PROGRAM.partition("from maestro_shm.shared.process import main\n")
-    return mock.patch.object(launch, "_PROGRAM", before + source + main + after)

@@ -25,8 +25,8 @@ from campaign.hostile.attempt import (
     make_store,
     read_plainly,
 )
-from campaign.hostile.planting import exchange
 from campaign.hostile.served import Served
+from campaign.planting import exchange
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import handshake, mapped, places, wire
 from maestro_shm.shared.transport import Listener

@@ -17,8 +17,8 @@ from processes import Fork
 
 from campaign.hostile.attempt import PATIENCE, Attempt, Door, as_nobody, is_let_in, let_through
 from campaign.hostile.conversation import Conversation
-from campaign.hostile.planting import exchange
 from campaign.hostile.served import Served
+from campaign.planting import exchange
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import handshake, process, server, wire
 from maestro_shm.shared.server import LoopServer

@@ -18,8 +18,8 @@ import maestro_shm as ms
 from campaign.check import Finding
 from campaign.hostile import crowd
 from campaign.hostile.conversation import Ended
-from campaign.hostile.planting import exchange
 from campaign.hostile.served import Served, processor_seconds
+from campaign.planting import exchange
 from maestro_shm.shared import server
 from maestro_shm.shared.server import LoopServer
 

@@ -22,9 +22,9 @@ import maestro_shm as ms
 from campaign.check import Finding, Run
 from campaign.hostile.conversation import cuts, pieces
 from campaign.hostile.mutations import Mutator
-from campaign.hostile.planting import exchange
 from campaign.hostile.served import Served
 from campaign.hostile.traps import Traps
+from campaign.planting import exchange
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election, handshake, transport, wire
@@ -188,7 +188,7 @@ def at_the_client(run: Run) -> Finding:
 
 def _catches(run: Run, name: str, plant: Callable[[], object], kind: str) -> bool:
     planted = Siege(run, name, plant, patience=1)
-    planted.go(2 * _SILENT + 2)
+    planted.go(20 * _SILENT)  # it ends with the first fault
     return planted.faults[kind] > 0
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from campaign.check import Finding, Run
 from campaign.hostile.assault import HONEST, Assault
 from campaign.hostile.false_server import at_the_client
-from campaign.hostile.planting import exchange
+from campaign.planting import exchange
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared import handshake, journal, wire
 from maestro_shm.shared.peer import Peer
@@ -115,7 +115,7 @@ def _is_marked(payload: bytes) -> bool:
 
 
 def _believe_everything() -> None:
-    exchange(journal, "_refusal", lambda *_: None)
+    exchange(journal, "refusal", lambda *_: None)
 
 
 def _greet_everybody() -> None:

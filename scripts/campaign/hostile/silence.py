@@ -18,8 +18,8 @@ import maestro_shm as ms
 from campaign.check import Finding, Run
 from campaign.hostile import crowd
 from campaign.hostile.exhaustion import exhaustion
-from campaign.hostile.planting import exchange
 from campaign.hostile.served import Served
+from campaign.planting import exchange
 from maestro_shm.shared import peer
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.server import LoopServer
@@ -102,7 +102,7 @@ def _answer_the_slower_the_more_there_are() -> None:
 def _departure() -> Finding:
     memory, descriptors, undropped = _left_behind(_LEAVE_SECONDS)
     caught = [
-        _left_behind(_SHORT, _keep_connections)[1] > _SILENT,
+        _left_behind(_SHORT, _keep_connections)[1] > 0,  # as the real one is judged
         _left_behind(_SHORT, _keep_memory)[0] > _SPARE_MEMORY,
         _left_behind(_SHORT, _wait_for_ever)[2] > 0,
     ]

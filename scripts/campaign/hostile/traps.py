@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
-from campaign.hostile.planting import exchange
+from campaign.planting import exchange
 
 _BYTES, _CALLS, _GLOBALS, _PROGRAMS = range(4)
 _STARTS: Final = {"os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen"}

@@ -12,9 +12,9 @@ from processes import PATIENCE, Fork, kill
 
 import maestro_shm as ms
 from campaign.check import Finding, Run
-from campaign.kills.faulty_servers import faulty_program
 from campaign.kills.footprint import private_directories, servers_of_creator
 from campaign.kills.notebook import Notebook
+from campaign.planting import servers_begin_with
 from maestro_shm.shared import creator as identities
 
 _CONNECTED: Final = "connected"
@@ -95,7 +95,7 @@ def _leavings(creator: str) -> list[str]:
 
 def _is_caught(choices: random.Random) -> bool:
     """Whether a server is found out that goes on without its creator."""
-    with faulty_program(_BLIND):
+    with servers_begin_with(_BLIND):
         killed = _kill_a_creator(choices.uniform(0, 0.1), _HASTE, when_connected=True)
     for fault in killed.faults:
         if fault.startswith("server "):

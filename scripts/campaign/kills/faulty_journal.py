@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from campaign.kills.faulty_servers import faulty_program
+from campaign.planting import servers_begin_with
 from maestro_shm.errors import SequenceConflictError
 from maestro_shm.shared.draft import Row
 from maestro_shm.shared.journal import Journal
@@ -130,4 +130,4 @@ def in_servers(name: str, chance: float) -> AbstractContextManager[Any]:
     path = str(Path(__file__).parents[2])
     planting = f"sys.path.append({path!r})\nfrom campaign.kills import faulty_journal\n"
     planting += f"faulty_journal.plant({name!r}, {chance!r})\n"
-    return faulty_program(planting)
+    return servers_begin_with(planting)

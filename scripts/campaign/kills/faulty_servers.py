@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any, Final
-from unittest import mock
-
-from maestro_shm.shared import launch
+from typing import Final
 
 _ON_DROP: Final = """
 from maestro_shm.shared import wire
@@ -37,10 +33,3 @@ WHEN_DROPPING: Final = tuple(
     for fault in (_KEEP_THE_SOCKET, _KEEP_MEMORY, _KEEP_THE_COUNT, _LEAVE, _ANSWER_OTHERS, _LOSE_A_POSITION)
 )
 """What such servers run before they begin: they keep something of the worker, or let others feel that it is gone."""
-
-
-def faulty_program(source: str) -> AbstractContextManager[Any]:
-    """Let the servers that this process and its forks start run some more code first, as long as this lasts."""
-    before, start, end = launch._PROGRAM.partition("main(")
-    patch: AbstractContextManager[Any] = mock.patch.object(launch, "_PROGRAM", before + source + start + end)
-    return patch

@@ -19,12 +19,13 @@ import maestro_shm as ms
 from campaign.check import Finding, Run
 from campaign.kills import gauges, logbook, victims, writer
 from campaign.kills.audit import Outcome, Sent, faults_of
-from campaign.kills.faulty_servers import WHEN_DROPPING, faulty_program
+from campaign.kills.faulty_servers import WHEN_DROPPING
 from campaign.kills.gauges import Gauges
 from campaign.kills.notebook import Flag, Notebook
 from campaign.kills.stores import new_target
 from campaign.kills.victims import Scene, Victim
 from campaign.kills.writer import Told
+from campaign.planting import servers_begin_with
 from maestro_shm.shared.store import path_of
 
 _HONEST: Final = 3
@@ -172,7 +173,7 @@ class _Fault(NamedTuple):
     source: str = ""
 
     def is_caught(self, choices: random.Random) -> bool:
-        with faulty_program(self.source):
+        with servers_begin_with(self.source):
             outrage = _kill_workers(choices, 2 * len(victims.KINDS), _HASTE, self.stays)
         return bool(outrage.leaks or outrage.effects)
 
