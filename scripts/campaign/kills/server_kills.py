@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -102,6 +101,22 @@ class Server:
             self.kills_in_start += self._words[head.SERVER_PID] != pid
             self._end(pid, number)
 
+    def _signal(self, pid: int, number: signal.Signals) -> bool:
+        """Whether it was this store's server that got the signal: one that has ended leaves its number to others."""
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if pid not in servers_of(self._directory):
+                return False
+            signal.pidfd_send_signal(process, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(process)
+        return True
+
     def _wait(self, condition: Callable[[], object], what: str) -> None:
         """As `wait_until`, but no longer than the writers go on: one that meets something wrong stops them all."""
         wait_until(lambda: condition() or self._given_up.is_raised(), what)
@@ -110,9 +125,7 @@ class Server:
         return [pid for pid in servers_of(self._directory) if pid != self._ended]
 
     def _end(self, pid: int, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-            self.kills += 1
+        self.kills += self._signal(pid, number)
         wait_until(lambda: is_gone(pid), f"server {pid} has ended by {number.name}")
         if self._words[head.SERVER_PID] == pid:
             self._ended = pid
