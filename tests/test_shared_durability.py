@@ -418,6 +418,9 @@ def test_a_file_system_that_cannot_flush_a_directory_will_do(tmp_path: Path, mon
 # The server
 
 SLOW_DISK = """
+import os
+import time
+
 from maestro_shm.shared.mapped import MappedFile
 
 flush = MappedFile.flush
@@ -522,6 +525,8 @@ print(len(done), sorted(event.position for key in done for event in store.get_ev
 
 
 FAILING_DISK = """
+import os
+
 from maestro_shm.shared.mapped import MappedFile, _disk_error
 
 flush = MappedFile.flush
