@@ -16,7 +16,8 @@ from processes import kill, killed_at_line, named_target, other_package, output_
 import maestro_shm as ms
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
 from maestro_shm.shared import header as head
-from maestro_shm.shared import places, recovery
+from maestro_shm.shared import mapped, places, recovery
+from maestro_shm.shared.frame import FRAME_HEADER
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_SIZE
 from maestro_shm.shared.mapped import DiskError, MappedFile
@@ -191,13 +192,46 @@ def test_a_skip_mark_left_over_from_before_a_loss_of_power_leads_nowhere(tmp_pat
         books.check()
 
 
-def test_of_an_undone_commit_the_disk_needs_no_more_than_the_mark(books: Books) -> None:
+@pytest.mark.parametrize("waits_for_disk", [False, True])
+def test_a_void_mark_left_over_from_before_a_loss_of_power_leads_past_nothing(
+    tmp_path: Path, *, waits_for_disk: bool
+) -> None:
+    with Books(tmp_path, waits_for_disk=waits_for_disk) as books:
+        books.commit(("a", 1, None))
+        books.journal.settle()
+        lost, undone = word(tmp_path, head.PUBLISHED), books.journal._written[3]
+        assert lost == undone
+        if waits_for_disk:
+            commit(books.journal, ("b", 1, "lost"))
+            undone = books.journal._written[3]
+            commit(books.journal, ("c", 1, "undone"))
+        else:
+            commit(books.journal, ("b", 1, "lost"))
+            undone = word(tmp_path, head.PUBLISHED)
+            leave_unpublished(books, ("c", 1, "undone"))
+        books.reopen()
+        mark = bytes_at(tmp_path, undone, FRAME_HEADER.size)
+        put_bytes(tmp_path, lost, bytes(undone - lost))  # the disk has the mark, and not what lies before it
+        books.reboot()
+        books.check()
+        commit(books.journal, ("b", 1, "next"))
+        books.note(("b", 1, "next"))
+        books.journal.settle()
+        assert word(tmp_path, head.PUBLISHED) == undone
+        commit(books.journal, ("d", 1, "length"))
+        commit(books.journal, ("d", 2, None))
+        put_bytes(tmp_path, undone, mark)  # of the first one's page the disk has what was there before
+        books.reboot()
+        books.check()
+
+
+def test_of_an_undone_commit_the_disk_needs_no_more_than_its_frames_header(books: Books) -> None:
     books.commit(("a", 1, None))
     tail = word(books.directory, head.PUBLISHED)
     leave_unpublished(books, ("a", 2, "lost"))
     books.reopen()
     books.commit(("a", 2, None))
-    put_bytes(books.directory, tail + 8, bytes(56))
+    put_bytes(books.directory, tail + FRAME_HEADER.size, bytes(56))
     books.reboot()
     books.check()
 
@@ -210,7 +244,7 @@ def test_names_that_a_killed_server_gave_are_on_the_disk_before_the_next_relies_
     monkeypatch.setattr(recovery, "flush_directory", noted.append)
     for _ in range(2):
         with Books(store):
-            assert noted[:2] == [store, tmp_path]
+            assert noted[-2:] == [store, tmp_path]
         noted.clear()
 
 
@@ -222,11 +256,11 @@ def test_a_log_lies_nowhere_on_the_disk_without_the_header_that_tells_it_to_be_u
     monkeypatch.setattr(
         recovery, "flush_directory", lambda path: noted.append([entry.name for entry in path.iterdir()])
     )
-    recovery.create(store, incarnation=1, epoch=0, clock=0, max_commit_bytes=CAP).close()
+    recovery.create(store, incarnation=1, epoch=0, clock=0, max_commit_bytes=CAP, waits_for_disk=False).close()
     assert noted == [[recovery.UNFINISHED]]  # its name is there before the log's
     noted.clear()
     with Books(store):  # and once more: the log goes before it, and the next one comes after its own
-        assert noted[2:4] == [[recovery.UNFINISHED]] * 2
+        assert noted[:2] == [[recovery.UNFINISHED]] * 2
 
 
 def test_damage_to_what_reached_the_disk_is_refused_and_behind_it_cut(waiting: Books) -> None:
@@ -322,7 +356,7 @@ def test_a_void_mark_that_was_not_flushed_is_flushed_by_the_next_recovery(
     noted = flushes(monkeypatch)
     waiting.journal = waiting._open()
     published = word(waiting.directory, head.PUBLISHED)
-    marks = [start for name, start, end in noted if name.startswith("log") and end - start == 8]
+    marks = [start for name, start, end in noted if name.startswith("log") and end - start == FRAME_HEADER.size]
     assert len(marks) == 2
     assert all(word(waiting.directory, head.DURABLE) <= start < published for start in marks)
     assert word(waiting.directory, head.DISK_FAILED) == 1
@@ -378,13 +412,107 @@ def test_a_reset_whose_disk_fails_tells_those_too_who_wait(waiting: Books, monke
     waiting.journal.settle()
 
 
+def test_a_snapshot_sent_again_is_answered_though_the_disk_has_failed_since(
+    waiting: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = os.urandom(16), "a", 1, b""
+    assert waiting.journal.commit_snapshot(*sent, resent=False)
+    waiting.journal.settle()
+    lost = os.urandom(16), "a", 2, b""
+    with monkeypatch.context() as patch:
+        break_the_disk(patch)
+        waiting.journal.commit_snapshot(*lost, resent=False)
+        with pytest.raises(DiskError):
+            waiting.journal.settle()
+    waiting.journal.give_up()
+    assert waiting.journal.commit_snapshot(*sent, resent=True)
+    with pytest.raises(StoreUnavailableError, match="its disk did not take"):
+        waiting.journal.commit_snapshot(*lost, resent=True)
+
+
+def test_a_disk_that_goes_on_failing_lets_servers_start_for_those_who_read(
+    waiting: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting.commit(("a", 1, None))
+    waiting.journal.settle()
+    commit(waiting.journal, ("b", 1, "undone"))
+    break_the_disk(monkeypatch)
+    with pytest.raises(DiskError):
+        waiting.reopen()
+    for _ in range(2):
+        waiting.reopen()
+        waiting.check()
+        with pytest.raises(StoreUnavailableError, match="its disk did not take"):
+            commit(waiting.journal, ("a", 2, None))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_disk_that_did_not_take_the_names_is_not_believed_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, begun: bool
+) -> None:
+    store = _empty(tmp_path / "store")
+    if begun:
+        Books(store).close()
+    with monkeypatch.context() as patch:
+        flush = mapped.flush_directory
+
+        def fail(path: Path) -> None:
+            if path == tmp_path:
+                raise DiskError(str(path), "the disk did not take it")
+            flush(path)
+
+        patch.setattr(recovery, "flush_directory", fail)
+        with pytest.raises(DiskError):
+            Books(store)
+    with Books(store) as books, pytest.raises(StoreUnavailableError, match="its disk did not take"):
+        books.commit(("a", 1, None))
+
+
+def test_a_reset_that_the_disk_did_not_take_begins_a_store_that_is_not_believed(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "flush_file", _refuse)
+        with pytest.raises(DiskError):
+            books.reset()
+    books.reopen()
+    with pytest.raises(StoreUnavailableError, match="its disk did not take"):
+        books.commit(("a", 1, None))
+
+
+def _refuse(path: Path) -> None:
+    raise DiskError(str(path), "the disk did not take it")
+
+
+def test_those_who_wait_for_a_disk_that_fails_elsewhere_hear_that_their_commit_may_be_kept(
+    waiting: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(waiting.journal, ("a", 1, None))
+    monkeypatch.setattr(waiting.journal._files.log, "reserve", lambda _end: _refuse(waiting.directory))
+    with pytest.raises(DiskError):
+        commit(waiting.journal, ("a", 2, None))
+    with pytest.raises(DiskError, match="whether the commit is kept shows after a restart"):
+        waiting.journal.settle()
+
+
+def test_a_store_goes_on_waiting_for_the_disk_whatever_becomes_of_its_settings(path: Path) -> None:
+    with ms.connect(path, durability="power", max_commit_bytes=2 << 20) as store:
+        kill(store.stats()["server_pid"])
+    (path / "settings").write_text('{"max_commit_bytes": 1048576, "idle_timeout": 30}')
+    with ms.connect(path) as store:
+        store.commit_events([ms.Event("a", 1, "large", b"x" * (3 << 19))])
+        assert word(path, head.DURABLE) == word(path, head.PUBLISHED)
+        with pytest.raises(StoreUnavailableError, match="durability='process'"):
+            ms.connect(path, durability="power")
+
+
 def test_a_kill_between_the_scan_and_its_end_costs_a_further_one(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     books.commit(("a", 1, None))
     books.journal.close()
     pretend_reboot(books.directory)
     set_word(books.directory, head.DISK_FAILED, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "_note_durable", _fail)
+        patch.setattr(recovery, "_note_boot", _fail)
         with pytest.raises(OSError, match="Input/output"):
             books._open()
     books.journal = books._open()

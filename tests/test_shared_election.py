@@ -9,6 +9,7 @@ import pytest
 from processes import Fork, in_forks, kill, named_target, servers_of
 
 import maestro_shm as ms
+from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election
 from maestro_shm.shared.launch import launch
 from maestro_shm.shared.store import path_of
@@ -53,7 +54,7 @@ def test_a_server_whose_starter_was_killed_may_come_first(monkeypatch: pytest.Mo
         launch(path, deadline)
         launch(path, deadline)
 
-    monkeypatch.setattr(election, "launch", launch_two)
+    monkeypatch.setattr("maestro_shm.shared.launch.launch", launch_two)
     with named_target() as target:
         server, epoch = connect_and_commit(target, 1)
         assert epoch == 1
@@ -98,6 +99,19 @@ def test_a_server_that_cannot_be_reached_is_not_given_a_rival() -> None:
             ms.connect(target, timeout=0.5)
         assert servers_of(path_of(target)) == [server]
         store.commit_events([ms.Event("a", 1, "still served", None)])
+
+
+def test_who_holds_a_directory_without_serving_it_is_not_taken_for_its_last_server() -> None:
+    with named_target() as target:
+        with ms.connect(target) as store:
+            server = store.stats()["server_pid"]
+            kill(server)
+        with (
+            directories.holding(path_of(target)),
+            pytest.raises(ms.StoreUnavailableError, match=r"another process .a repair, or") as told,
+        ):
+            ms.connect(target, timeout=0.3)
+        assert str(server) not in str(told.value)
 
 
 def test_an_election_ends_when_the_lock_is_let_go() -> None:

@@ -36,7 +36,9 @@ def misfit(directory: Path, words: memoryview, live: Iterable[Piece], unpublishe
         if not table.is_whole or not positions.are_there(words[head.LAST_POSITION]):
             return None
         newest: _Newest = {}
-        return _misplaced(positions, live, newest) or _mislead(path, table, newest, unpublished)
+        return _misplaced(positions, live, newest) or _mislead(
+            path, table, newest, unpublished, servers=words[head.EPOCH]
+        )
     finally:
         table.close()
         positions.close()
@@ -53,14 +55,17 @@ def _misplaced(positions: Positions, live: Iterable[Piece], newest: _Newest) -> 
     return None
 
 
-def _mislead(path: Path, table: Index, newest: _Newest, unpublished: Iterable[Piece]) -> Damage | None:
-    """Compare the table. It may lead to records already that are not published yet."""
+def _mislead(path: Path, table: Index, newest: _Newest, unpublished: Iterable[Piece], *, servers: int) -> Damage | None:
+    """Compare the table. It may lead to records already that are not published yet.
+
+    And each server may have been killed when it had counted a slot and not taken it.
+    """
     possible: defaultdict[_Key, set[int]] = defaultdict(set)
     for piece in unpublished:
         for record in piece.records:
             possible[record.kind, record.key].add(record.offset)
     fits = (
-        sum(1 for mark in table.words[2::2] if mark) == table.used
+        0 <= table.used - sum(1 for mark in table.words[2::2] if mark) <= servers
         and len(newest) <= sum(1 for offset in table.words[3::2] if offset) <= len(newest.keys() | possible.keys())
         and all(_leads(table, key, {offset} | possible.get(key, set())) for key, offset in newest.items())
     )

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.options import LARGEST_COMMIT_BYTES
 from maestro_shm.shared import crosscheck, recovery
 from maestro_shm.shared import header as head
 from maestro_shm.shared.damage import Damage
-from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.log import SEGMENT_SIZE, START
 from maestro_shm.shared.mapped import PAGE
 from maestro_shm.shared.salvage import Salvage
-from maestro_shm.shared.survey import Survey, contradiction, survey, unpublished
+from maestro_shm.shared.survey import Ends, Survey, contradiction, survey, unpublished
 
 _HIGHEST_EPOCH: Final = 1 << 31
 """A header that cannot be believed may tell of any; half of what a frame can hold is more than there will ever be."""
@@ -28,20 +28,20 @@ class Diagnosis:
     """What is damaged, and the numbers that a repair has to go on from."""
 
     incarnation: int
-    bound: int | None
-    """Where the log ends; None if only its frames tell."""
-    settled: int | None
-    """Where a gap ends the log, see `Survey`."""
+    ends: Ends
     damages: list[Damage]
     epoch: int
     clock: int
+    max_commit_bytes: int
+    """The size cap of a commit, as far as the header can be believed; no less than the largest commit."""
+    waits_for_disk: bool
     last_position: int | None
     """The position of the last event that was stored, if it is among what is lost."""
     end_is_known: bool
     """Whether there is a header that tells where the log ended."""
 
 
-def diagnose(directory: Path, settings: Settings) -> Diagnosis | None:
+def diagnose(directory: Path) -> Diagnosis | None:
     """What is damaged in a store; None if it holds nothing. Raises `StoreUnavailableError` if it cannot be told."""
     words = _read_header(directory)
     if words is not None and words[head.GENERATION] == head.RETIRED:
@@ -52,16 +52,16 @@ def diagnose(directory: Path, settings: Settings) -> Diagnosis | None:
     with closing(Salvage(directory, incarnation)) as salvage:
         if words is None:
             fault = "it is no header" if (directory / head.NAME).exists() else "it is missing"
-            return _by_frames(directory, salvage, fault, least_epoch=0)
+            return _by_frames(directory, salvage, fault)
         if words[head.INCARNATION] != incarnation:
             fault = f"it tells of files that are not there, log-{words[head.INCARNATION]}-*"
         else:
-            found = survey(salvage, *_ends(words))
-            contradicted = contradiction(words, found, salvage, settings.max_commit_bytes)
+            found = survey(salvage, _ends(words))
+            contradicted = contradiction(words, found, salvage)
             if contradicted is None:
                 return _by_header(directory, salvage, found, words)
             fault = contradicted
-        return _by_frames(directory, salvage, fault, least_epoch=words[head.EPOCH])
+        return _by_frames(directory, salvage, fault, words)
 
 
 def _read_header(directory: Path) -> memoryview | None:
@@ -90,42 +90,49 @@ def _incarnation(directory: Path, words: memoryview | None) -> int | None:
     return newest
 
 
-def _ends(words: memoryview) -> tuple[int | None, int | None]:
-    """The bound of the log, or else where it was settled, as the header tells."""
-    is_of_this_boot = (words[head.BOOT_HIGH], words[head.BOOT_LOW]) == head.boot_id() != (0, 0)
-    if is_of_this_boot:
-        return words[head.PUBLISHED], None
-    return None, max(words[head.PUBLISHED], words[head.DURABLE])
+def _ends(words: memoryview) -> Ends:
+    """As the header tells."""
+    first_epoch = words[head.DURABLE], words[head.FIRST_EPOCH]
+    if recovery.is_of_this_boot(words):
+        return Ends(bound=words[head.PUBLISHED], first_epoch=first_epoch)
+    return Ends(settled=max(words[head.PUBLISHED], words[head.DURABLE]), first_epoch=first_epoch)
 
 
-def _by_frames(directory: Path, salvage: Salvage, fault: str, *, least_epoch: int) -> Diagnosis:
-    """Where the header cannot be believed."""
-    found = survey(salvage)
+def _by_frames(directory: Path, salvage: Salvage, fault: str, words: memoryview | None = None) -> Diagnosis:
+    """Where the header cannot be believed, if there is any."""
+    found = survey(salvage, Ends())
     behind = max(found.end, found.cut_off_end)
     if (end := salvage.written_end(behind)) > behind:
         found.gaps.append((behind, end))
     damages = [Damage(str(directory / head.NAME), 0, PAGE, fault, may_lose=False), *_damages(salvage, found, found.end)]
-    epoch = least_epoch if found.epoch < least_epoch < _HIGHEST_EPOCH else found.epoch
-    return Diagnosis(salvage.incarnation, None, None, damages, epoch, found.timestamp, None, end_is_known=False)
+    epoch, cap, waits_for_disk = found.epoch, found.largest, False
+    if words is not None:
+        epoch = words[head.EPOCH] if found.epoch < words[head.EPOCH] < _HIGHEST_EPOCH else found.epoch
+        cap = max(cap, words[head.MAX_COMMIT_BYTES]) if words[head.MAX_COMMIT_BYTES] <= LARGEST_COMMIT_BYTES else cap
+        waits_for_disk = bool(words[head.WAITS_FOR_DISK])
+    facts = epoch, found.timestamp, cap, waits_for_disk, None
+    return Diagnosis(salvage.incarnation, found.ends, damages, *facts, end_is_known=False)
 
 
 def _by_header(directory: Path, salvage: Salvage, found: Survey, words: memoryview) -> Diagnosis:
-    end = max(words[head.PUBLISHED], words[head.DURABLE]) if found.bound is None else found.bound
+    bound = found.ends.bound
+    end = max(words[head.PUBLISHED], words[head.DURABLE]) if bound is None else bound
     last_position = None
     if found.end < end:
         found.gaps.append((found.end, end))
         last_position = words[head.LAST_POSITION]
     damages = list(_damages(salvage, found, max(end, found.end)))
-    if not damages and found.bound is not None:
-        live = Survey(salvage, found.bound, found.settled).live()
+    if not damages and bound is not None:
+        live = Survey(salvage, found.ends).live()
         misfit = crosscheck.misfit(directory, words, live, unpublished(salvage, words))
         damages = [] if misfit is None else [misfit]
-    if not damages and found.bound is not None and words[head.DISK_FAILED]:  # which another boot would forgive
+    if not damages and bound is not None and words[head.DISK_FAILED]:  # which another boot would forgive
         damages = [
             Damage(str(directory / head.NAME), 0, PAGE, "the disk did not take all of the store", may_lose=False)
         ]
-    facts = words[head.EPOCH], words[head.CLOCK], last_position
-    return Diagnosis(salvage.incarnation, found.bound, found.settled, damages, *facts, end_is_known=True)
+    cap, waits_for_disk = words[head.MAX_COMMIT_BYTES], bool(words[head.WAITS_FOR_DISK])
+    facts = words[head.EPOCH], words[head.CLOCK], cap, waits_for_disk, last_position
+    return Diagnosis(salvage.incarnation, found.ends, damages, *facts, end_is_known=True)
 
 
 def _damages(salvage: Salvage, found: Survey, end: int) -> Iterator[Damage]:

@@ -42,7 +42,10 @@ _UNFINISHED: Final = ".new"
 _REMOVED_LAST: Final = ("header", AUTHKEY, SETTINGS, LOCK)
 _HOLD_SECONDS: Final = 0.5
 _LARGEST_SETTINGS: Final = 1 << 12
-_EXAMPLE: Final = '{"max_commit_bytes": 1048576, "idle_timeout": 30}'
+_ANEW: Final = (
+    "write it anew, with what the store was made with, as "
+    '{"max_commit_bytes": 1048576, "idle_timeout": 30, "durability": "process"}'
+)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def read_settings(path: Path) -> Settings:
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
     except (OSError, ValueError, TypeError) as error:
-        reason = f"its file 'settings' cannot be read ({error}); write it anew, as {_EXAMPLE}"
+        reason = f"its file 'settings' cannot be read ({error}); {_ANEW}"
         raise StoreUnavailableError(str(path), reason) from None
     return settings
 
@@ -261,7 +264,7 @@ def _read_own(path: Path, name: str, most: int) -> bytes:
 
 
 def _not_as_made(path: Path, name: str) -> StoreUnavailableError:
-    instead = f"write it anew, as {_EXAMPLE}" if name == SETTINGS else "end its server and remove it: it is made anew"
+    instead = _ANEW if name == SETTINGS else "end its server and remove it: it is made anew"
     return StoreUnavailableError(str(path), f"its file {name!r} is not as it was made; {instead}")
 
 

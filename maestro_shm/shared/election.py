@@ -19,9 +19,9 @@ from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import header as head
+from maestro_shm.shared import launch as launches
 from maestro_shm.shared import wire
 from maestro_shm.shared.directory import Settings, VanishedError
-from maestro_shm.shared.launch import launch
 from maestro_shm.shared.transport import DeadlineError, Line
 
 _POLL: Final = 0.005
@@ -72,8 +72,7 @@ def _find_or_start(path: Path, deadline: float) -> Line | None:
     elif time.monotonic() < deadline:
         time.sleep(_POLL)  # or it cannot let more clients in at the moment
     else:
-        reason = f"its server (process {server_pid(path)}) runs, but could not be reached in time"
-        raise StoreUnavailableError(str(path), reason)
+        raise StoreUnavailableError(str(path), f"{holder(path)} runs, but could not be reached in time")
     return None
 
 
@@ -112,20 +111,26 @@ def end(path: Path, method: str, deadline: float) -> None:
             if line and _ask_to_end(path, line, method, deadline):
                 return
             if time.monotonic() >= deadline:
-                raise StoreUnavailableError(str(path), f"its server (process {server_pid(path)}) cannot be reached")
+                raise StoreUnavailableError(str(path), f"{holder(path)} cannot be reached")
             time.sleep(_POLL)
 
 
-def server_pid(path: Path) -> int | str:
-    """The number of the process that serves the store, as far as its header tells."""
+def holder(path: Path) -> str:
+    """Who holds the store's directory, for a message."""
+    pid = server_pid(path)
+    return "another process (a repair, or a server of elsewhere)" if pid is None else f"its server (process {pid})"
+
+
+def server_pid(path: Path) -> int | None:
+    """The number of the process that serves the store; None if the one that its header tells of is no server."""
+    words = head.read(path / head.NAME)
+    if words is None:
+        return None
     try:
-        header = head.open_header(path)
-    except (OSError, StoreUnavailableError):
-        return "of unknown number"
-    try:
-        return header.words[head.SERVER_PID]
-    finally:
-        header.close()
+        command = Path(f"/proc/{words[head.SERVER_PID]}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return None if Path("/proc/self").exists() else words[head.SERVER_PID]
+    return words[head.SERVER_PID] if launches.is_server(command) else None
 
 
 def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
@@ -145,7 +150,7 @@ def _election(path: Path, deadline: float) -> AbstractContextManager[Any]:
 def _launch(path: Path, deadline: float) -> None:
     """Start a server, unless another comes first: one that was starting already, and whose starter was killed."""
     try:
-        launch(path, deadline)
+        launches.launch(path, deadline)
     except StoreUnavailableError as error:
         directories.check(path)  # was it destroyed meanwhile?
         if error.reason != directories.HELD:

@@ -13,7 +13,8 @@ newest older record of the same kind and key, or 0. `distance` leads back to the
 number of streams in the store after the commit. The position of a snapshot is 0. A key is an aggregate id in UTF-8.
 
 A frame whose commit was undone is void: its place stays taken, since a reader may be on its way there. Its length is
-odd, and the CRC behind that covers the length alone; both are one word, so that a frame becomes void at once.
+odd, and the CRC behind that covers length and epoch alone; both are one word, so that a frame becomes void at once.
+Without its epoch a mark that is left over from before a loss of power would pass in front of newer frames.
 
 Each record has its own CRC, for whoever reads it alone; the frame's covers all of it, for recovery, where a record of
 an older, undone frame may lie behind a newer header. A record's begins from its offset (of which `crc32` takes the low
@@ -37,6 +38,8 @@ RECORD_HEADER: Final = struct.Struct("<IIQQQQIHH")
 _CRC: Final = struct.Struct("<I")
 _FRAME_START: Final = struct.Struct("<II")
 _FRAME_REST: Final = struct.Struct("<16sQQII")
+_EPOCH: Final = struct.Struct("<I")
+_EPOCH_AT: Final = FRAME_HEADER.size - _EPOCH.size
 _RECORD_REST: Final = struct.Struct("<IQQQQIHH")
 
 COMMIT_ID_BYTES: Final = 16
@@ -122,7 +125,7 @@ def pack_frame(
 def void_start(frame: Frame, tail: int) -> bytes:
     """The bytes that a frame begins with once it is void."""
     length = _CRC.pack(frame.length | _VOID)
-    return length + _CRC.pack(crc32(length, tail))
+    return length + _CRC.pack(crc32(length + _EPOCH.pack(frame.epoch), tail))
 
 
 def frame_is_whole(buffer: bytes, tail: int) -> bool:
@@ -130,8 +133,10 @@ def frame_is_whole(buffer: bytes, tail: int) -> bool:
     length: int
     crc: int
     length, crc = _FRAME_START.unpack_from(buffer)
-    start, end = (0, _CRC.size) if length & _VOID else (_FRAME_START.size, length)
-    return len(buffer) >= end and crc32(buffer[start:end], tail) == crc
+    if length & _VOID:
+        counted = buffer[: _CRC.size] + buffer[_EPOCH_AT : FRAME_HEADER.size]
+        return len(buffer) >= FRAME_HEADER.size and crc32(counted, tail) == crc
+    return len(buffer) >= length and crc32(buffer[_FRAME_START.size : length], tail) == crc
 
 
 def records_are_whole(buffer: bytes, frame: Frame) -> bool:

@@ -33,7 +33,9 @@ FORMAT_VERSION: Final = 1
     SERVER_PID,
     CLIENTS,
     DISK_FAILED,  # 1 where the disk did not take something, so that nobody may trust it before the next boot
-) = range(14)
+    WAITS_FOR_DISK,  # 1 if the store was made with durability="power"
+    FIRST_EPOCH,  # of the frames behind DURABLE: older ones there were cut off by the last scan
+) = range(16)
 GENERATION: Final = 16  # of the index; with PUBLISHED all that a read looks at, in a cache line of its own
 PUBLISHED: Final = 17
 
@@ -69,6 +71,18 @@ def noting_disk_failure(words: memoryview) -> Iterator[None]:
     except DiskError:
         words[DISK_FAILED] = 1
         raise
+
+
+@contextlib.contextmanager
+def bearing_disk_failure(words: memoryview) -> Iterator[None]:
+    """The same, but where a failure is noted already a further one is no error: nothing more is stored, reads go on."""
+    has_failed = words[DISK_FAILED]
+    try:
+        with noting_disk_failure(words):
+            yield
+    except DiskError:
+        if not has_failed:
+            raise
 
 
 def retire(header: MappedFile) -> None:

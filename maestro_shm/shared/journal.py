@@ -43,6 +43,7 @@ from maestro_shm.shared.header import (
     MAX_COMMIT_BYTES,
     PUBLISHED,
     SERVER_PID,
+    WAITS_FOR_DISK,
 )
 from maestro_shm.shared.index import Claim
 from maestro_shm.shared.mapped import DiskError
@@ -60,20 +61,19 @@ class Journal:
     _written: _Figures
     """What is in the files, published or not."""
 
-    def __init__(self, directory: Path, files: recovery.WriterFiles, *, waits_for_disk: bool = False) -> None:
+    def __init__(self, directory: Path, files: recovery.WriterFiles) -> None:
         self.directory = directory
         self.is_unsettled = False
         """There are commits that are neither on the disk nor published."""
         self._disk_error: DiskError | None = None
         self.is_broken = False
         """A commit or reset failed half-way. The server has to leave, so that the next one's recovery undoes it."""
-        self._waits_for_disk = waits_for_disk
         self._use(files)
         words = self._words
         words[EPOCH] += 1
         # Recovery tells frames that were cut off by their older epoch, so no two servers may ever have the same one:
         # the disk has to know it before any frame carries it.
-        with head.noting_disk_failure(words):
+        with head.bearing_disk_failure(words):
             files.header.flush()
         words[SERVER_PID] = os.getpid()
         words[CLIENTS] = 0
@@ -82,17 +82,24 @@ class Journal:
 
     @classmethod
     def open(cls, directory: Path, *, max_commit_bytes: int, waits_for_disk: bool = False) -> Journal:
-        """Recover the store in the directory, or begin one.
+        """Recover the store in the directory, or begin one with this size cap and way to commit.
 
         Raises `StoreFullError`, `CorruptLogError` and `DiskError`.
         """
-        recovery.flush_names(directory)
         if recovery.is_begun(directory):
             files = recovery.recover(directory)
+            files.header.words[WAITS_FOR_DISK] |= waits_for_disk  # either of header and settings may be damaged
         else:
-            files = recovery.create(directory, incarnation=1, epoch=0, clock=0, max_commit_bytes=max_commit_bytes)
+            files = recovery.create(
+                directory,
+                incarnation=1,
+                epoch=0,
+                clock=0,
+                max_commit_bytes=max_commit_bytes,
+                waits_for_disk=waits_for_disk,
+            )
             recovery.publish(directory)
-        return cls(directory, files, waits_for_disk=waits_for_disk)
+        return cls(directory, files)
 
     @property
     def max_commit_bytes(self) -> int:
@@ -109,11 +116,9 @@ class Journal:
         self._check_is_writer()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
-        if resent:
-            aggregate_id, sequence, _, _ = rows[0]
-            frame = self._frame_of(EVENT, key_of(aggregate_id), sequence, commit_id)
-            if frame and (frame.end <= self._words[PUBLISHED] or not self._words[DISK_FAILED]):
-                return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
+        aggregate_id, sequence, _, _ = rows[0]
+        if resent and (frame := self._done(EVENT, key_of(aggregate_id), sequence, commit_id)):
+            return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
         self._check_disk()
         first_position = self._written[2] + 1
         draft = self._draft(lambda offset: self._draft_events(rows, first_position, offset))
@@ -124,11 +129,14 @@ class Journal:
         self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes, resent: object
     ) -> bool:
         """Store the snapshot iff it is newer than the stored one, and say whether it was. Raises `StoreFullError`."""
-        self._check_may_write()
+        self._check_is_writer()
         key = key_of(aggregate_id)
+        if resent and self._done(SNAPSHOT, key, sequence, commit_id):
+            return True
+        self._check_disk()
         before = self._head(SNAPSHOT, key)
         if type(sequence) is int and 0 <= sequence <= before[2]:
-            return bool(resent) and self._frame_of(SNAPSHOT, key, sequence, commit_id) is not None
+            return False
         if (error := refusal(key, before[2], (aggregate_id, sequence, None, payload))) is not None:
             raise error
         draft = self._draft(lambda offset: self._draft_snapshot(key, before, sequence, payload, offset))
@@ -148,7 +156,7 @@ class Journal:
         if not self.is_unsettled:
             return
         if self._disk_error is None:
-            self._check_may_write()
+            self._check_is_writer()
             self._flush()
         if self._disk_error is not None:
             raise self._disk_error
@@ -170,7 +178,7 @@ class Journal:
             fresh.header.words[word] = self._words[word]
         try:
             head.retire(former.header)
-            with head.noting_disk_failure(fresh.header.words):
+            with head.noting_disk_failure(self._words):
                 recovery.publish(self.directory)
             self._use(fresh)
         except BaseException:
@@ -203,6 +211,7 @@ class Journal:
     def _use(self, files: recovery.WriterFiles) -> None:
         self._files = files
         words = self._words = files.header.words
+        self._waits_for_disk = bool(words[WAITS_FOR_DISK])
         self._heads: dict[int, dict[bytes, Head]] = {EVENT: {}, SNAPSHOT: {}}
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
 
@@ -224,8 +233,12 @@ class Journal:
                 f"then restart the machine, or save what there is: python -m maestro_shm repair {self.directory}",
             )
 
+    def _done(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
+        """The frame of a commit that may be answered as done: the first of its records tells."""
+        frame = self._frame_of(kind, key, sequence, commit_id) if type(sequence) is int else None
+        return frame if frame and (frame.end <= self._words[PUBLISHED] or not self._words[DISK_FAILED]) else None
+
     def _frame_of(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
-        """The frame of the commit, if it is in the log: the first of its records tells."""
         log = self._files.log
         _, offset, found = self._head(kind, key)
         while offset and found > sequence:
@@ -314,6 +327,8 @@ class Journal:
     def _flush(self) -> None:
         end = self._written[3]
         try:
+            if self._words[DISK_FAILED]:  # by another file that was to grow meanwhile
+                raise DiskError(str(self.directory), "its disk did not take what was written")
             with head.noting_disk_failure(self._words):
                 self._files.log.flush(self._durable(), end)
             self._words[DURABLE] = end

@@ -69,6 +69,11 @@ def launch(directory: Path, deadline: float) -> None:
         raise StoreUnavailableError(str(directory), _reason(said, late=time.monotonic() >= deadline))
 
 
+def is_server(command: bytes) -> bool:
+    """Whether a process with this command line, as /proc has it, is a server of some store."""
+    return _PROGRAM.encode() in command
+
+
 def _executable(directory: Path) -> str:
     executable = os.fsdecode(spawn.get_executable() or "")
     if not executable:

@@ -158,13 +158,15 @@ class Log:
     def make_void(self, undone: Frame, tail: int) -> None:
         """Let scans step over a frame from now on; what lies in it stays, for readers that are on their way there.
 
-        `tail` is where the frame before it ends. The next try lies behind it: without the mark on the disk a loss of
-        power would bring it back beside that.
+        `tail` is where the frame before it ends.
         """
         mark = frame.void_start(undone, tail)
         words = self._segments.open(undone.offset >> SEGMENT_BITS).words
         words[(undone.offset & _MASK) >> 3] = int.from_bytes(mark, sys.byteorder)
-        self.flush(undone.offset, undone.offset + len(mark))
+
+    def flush_void(self, undone: Frame) -> None:
+        """Return when the disk knows that the frame is void, and its epoch. Raises `DiskError`."""
+        self.flush(undone.offset, undone.offset + frame.FRAME_HEADER.size)
 
     def flush(self, start: int, end: int) -> None:
         """Return when the disk has what was written between these offsets. Raises `DiskError`."""

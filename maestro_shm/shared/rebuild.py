@@ -31,18 +31,20 @@ def rebuild(directory: Path, settings: Settings, found: Diagnosis, report: Repor
         incarnation=found.incarnation + 1,
         epoch=found.epoch,
         clock=0,
-        max_commit_bytes=settings.max_commit_bytes,
+        max_commit_bytes=max(settings.max_commit_bytes, found.max_commit_bytes),
+        waits_for_disk=False,  # not while it is copied
     )
     words = files.header.words
     try:
         journal = Journal(directory, files)
         with closing(Salvage(directory, found.incarnation)) as salvage:
             copy = _Copy(journal, words, salvage, report)
-            for piece in Survey(salvage, found.bound, found.settled).live():
+            for piece in Survey(salvage, found.ends).live():
                 copy.add(piece)
         if found.last_position is not None:
             copy.expect(found.last_position + 1)
         words[head.CLOCK] = max(words[head.CLOCK], found.clock)
+        words[head.WAITS_FOR_DISK] = found.waits_for_disk
         words[head.SERVER_PID] = 0
         journal.secure()
     finally:

@@ -77,7 +77,9 @@ def logs(directory: Path) -> set[int]:
     return {number for _, kind, number in data_files(directory) if kind == "log" and number != passed}
 
 
-def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_commit_bytes: int) -> WriterFiles:
+def create(
+    directory: Path, *, incarnation: int, epoch: int, clock: int, max_commit_bytes: int, waits_for_disk: bool
+) -> WriterFiles:
     """The files of a new incarnation, empty, under the unfinished name. Raises `StoreFullError`; leaves nothing."""
     sweep(directory, keep=incarnation - 1)
     try:
@@ -88,6 +90,7 @@ def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_com
         words[head.EPOCH] = epoch
         words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
         words[head.MAX_COMMIT_BYTES] = max_commit_bytes
+        words[head.WAITS_FOR_DISK] = waits_for_disk
         words[head.CLOCK] = clock
         words[head.GENERATION] = 1
         words[head.PUBLISHED] = START
@@ -104,13 +107,17 @@ def create(directory: Path, *, incarnation: int, epoch: int, clock: int, max_com
 
 def create_next(directory: Path, former: memoryview) -> WriterFiles:
     """The files of the incarnation after the one with this header, as `create` makes them."""
-    return create(
+    files = create(
         directory,
         incarnation=former[head.INCARNATION] + 1,
         epoch=former[head.EPOCH],
         clock=former[head.CLOCK],
         max_commit_bytes=former[head.MAX_COMMIT_BYTES],
+        waits_for_disk=bool(former[head.WAITS_FOR_DISK]),
     )
+    if is_of_this_boot(former):
+        files.header.words[head.DISK_FAILED] = former[head.DISK_FAILED]
+    return files
 
 
 def flush_names(directory: Path) -> None:
@@ -124,20 +131,26 @@ def flush_names(directory: Path) -> None:
 
 
 def publish(directory: Path) -> None:
-    """Give the unfinished files the name by which they are found. Raises `DiskError`."""
-    flush_file(directory / UNFINISHED)
-    (directory / UNFINISHED).replace(directory / head.NAME)
-    flush_directory(directory)
+    """Give the unfinished files the name by which they are found. Raises `DiskError`, and notes it in the header."""
+    header = MappedFile.open(directory / UNFINISHED, writable=True)
+    try:
+        with head.noting_disk_failure(header.words):
+            flush_file(directory / UNFINISHED)
+            (directory / UNFINISHED).replace(directory / head.NAME)
+            flush_names(directory)
+    finally:
+        header.close()
 
 
 def recover(directory: Path) -> WriterFiles:
     """Open the files for writing. Raises `CorruptLogError`, and `StoreFullError` where some have to be built anew."""
     header = head.open_header(directory, writable=True)
-    words = header.words
+    with head.bearing_disk_failure(header.words):
+        flush_names(directory)
     retire_replaced(directory)
-    if words[head.GENERATION] == RETIRED:
-        return _begin_anew(directory, words)
-    with head.noting_disk_failure(words):
+    with head.noting_disk_failure(header.words):
+        if header.words[head.GENERATION] == RETIRED:
+            return _begin_anew(directory, header.words)
         return _recover(directory, header)
 
 
@@ -147,13 +160,18 @@ def _recover(directory: Path, header: MappedFile) -> WriterFiles:
     log = Log(directory, incarnation, writable=True)
     positions = Positions(directory, incarnation, writable=True)
     log.check(words[head.PUBLISHED])
-    sweep(directory, keep=incarnation)  # not before: a damaged header may tell of another incarnation
+    with head.bearing_disk_failure(words):
+        sweep(directory, keep=incarnation)  # not before: a damaged header may tell of another incarnation
     _discard(directory, "index", keep=_table_path(directory, words))
-    if (words[head.BOOT_HIGH], words[head.BOOT_LOW]) == head.boot_id() != (0, 0):
+    if is_of_this_boot(words):
         index = _undo_unpublished(directory, words, log, positions)
     else:
         index = _rebuild(directory, words, log, positions, least=words[head.DURABLE])
-        _note_durable(words, log)
+        _note_boot(words)
+        with head.bearing_disk_failure(words):
+            log.flush(0, words[head.PUBLISHED])  # the disk has it, unless boots cannot be told apart
+            words[head.DURABLE] = words[head.PUBLISHED]
+            words[head.FIRST_EPOCH] = words[head.EPOCH] + 1
     return WriterFiles(header, log, positions, index)
 
 
@@ -241,7 +259,8 @@ def _undo(words: memoryview, log: Log, table: Index | None) -> None:
     """Undo the commits that were not published: one, or those that waited for the disk. A torn one has changed nothing.
 
     Their places are not used again: a reader that was stopped may be on its way there, and finds the way back from
-    there. The first is made void last, so that whoever is killed meanwhile leaves enough to begin again.
+    there. The next try lies behind them: without the mark on the disk a loss of power would bring them back beside it.
+    The first is made void last, so that whoever is killed meanwhile leaves enough to begin again.
     """
     # What an older epoch left behind the end of a scan is no commit to undo.
     written = list(
@@ -258,6 +277,8 @@ def _undo(words: memoryview, log: Log, table: Index | None) -> None:
         if table is not None:
             _point_back(table, records)
         log.make_void(frame, tail)
+        with head.bearing_disk_failure(words):
+            log.flush_void(frame)
     if table is not None:  # else a reader's may point to them as yet: it follows when there is a new one
         words[head.PUBLISHED] = tails[-1]
 
@@ -291,10 +312,13 @@ def _rebuild(directory: Path, words: memoryview, log: Log, positions: Positions,
     return index
 
 
-def _note_durable(words: memoryview, log: Log) -> None:
-    """What was found after another boot is what the disk has; where boots cannot be told apart, it has to get it."""
-    log.flush(0, words[head.PUBLISHED])
-    words[head.DURABLE] = words[head.PUBLISHED]
+def is_of_this_boot(words: Sequence[int] | memoryview) -> bool:
+    """Whether the files with this header were last written in this boot of the machine."""
+    return (words[head.BOOT_HIGH], words[head.BOOT_LOW]) == head.boot_id() != (0, 0)
+
+
+def _note_boot(words: memoryview) -> None:
+    """What was found after another boot is law in this one, and the disk is believed again."""
     if head.boot_id() != (0, 0):
         words[head.DISK_FAILED] = 0
     words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
@@ -305,12 +329,11 @@ def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingInde
     draft[head.LAST_POSITION] = draft[head.AGGREGATES] = 0
     positions.reserve(0)
     for frame, records in log.whole_frames(START):
-        if records:  # of a void frame the disk may have no more than the mark
-            if frame.epoch < epoch:
-                break  # left over from before an earlier recovery, which cut the log in front of it
+        if frame.epoch < epoch:
+            break  # left over from before an earlier recovery, which cut the log in front of it
+        if records:  # or it is void
             _replay_frame(draft, positions, index, frame, records)
-            epoch = frame.epoch
-        end = frame.end
+        epoch, end = frame.epoch, frame.end
     log.resume(end)
     # The header's page may have reached the disk before the log's.
     draft[head.EPOCH] = max(draft[head.EPOCH], epoch)

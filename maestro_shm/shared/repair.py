@@ -20,6 +20,7 @@ from maestro_shm.shared import header as head
 from maestro_shm.shared.damage import Report
 from maestro_shm.shared.diagnosis import Diagnosis, diagnose
 from maestro_shm.shared.directory import Settings
+from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.rebuild import rebuild
 
 _REPORT: Final = "report"
@@ -54,9 +55,10 @@ def _held(directory: Path, settings: Settings) -> Iterator[None]:
     """Keep servers out."""
     held = directories.hold_soon(directory)
     if held is None:
-        pid = election.server_pid(directory)
-        leaves = f"it leaves {settings.idle_timeout:g} s after its last client has, or when it is told to: kill {pid}"
-        raise StoreUnavailableError(str(directory), f"its server (process {pid}) still runs; {leaves}")
+        ends = "wait until it has ended"
+        if (pid := election.server_pid(directory)) is not None:
+            ends = f"it leaves {settings.idle_timeout:g} s after its last client has, or when it is told to: kill {pid}"
+        raise StoreUnavailableError(str(directory), f"{election.holder(directory)} still runs; {ends}")
     try:
         yield
     finally:
@@ -64,28 +66,44 @@ def _held(directory: Path, settings: Settings) -> Iterator[None]:
 
 
 def _repair(directory: Path, settings: Settings, told: Callable[[Report], str]) -> Report:
-    found = diagnose(directory, settings)
+    found = diagnose(directory)
     if found is None or not found.damages:
         return Report(directory, [])
     report = Report(directory, found.damages, found.end_is_known)
+    report.replaced = directory / f"{recovery.REPLACED}{found.incarnation}"
     try:
         rebuild(directory, settings, found, report)
-        report.replaced = directory / f"{recovery.REPLACED}{found.incarnation}"
-        _keep(directory, found, report.replaced, told(report))
-        mapped.flush_directory(directory)
+        kept = _keep(directory, found, report.replaced, told(report))
     except BaseException:
         recovery.sweep(directory, keep=found.incarnation)
         raise
-    recovery.publish(directory)
-    recovery.retire_replaced(directory)
-    recovery.sweep(directory, keep=found.incarnation + 1)
+    try:
+        mapped.flush_directory(directory)
+        recovery.publish(directory)
+    except BaseException as error:
+        if (directory / recovery.UNFINISHED).exists():
+            _remove(kept, report.replaced)
+            recovery.sweep(directory, keep=found.incarnation)
+            raise
+        _finish(directory, found)  # there is no way back
+        if isinstance(error, DiskError):
+            reason = f"{error.reason}; it is repaired all the same, see {report.replaced / _REPORT}"
+            raise DiskError(error.target, reason) from None
+        raise
+    _finish(directory, found)
     return report
 
 
-def _keep(directory: Path, found: Diagnosis, kept: Path, told: str) -> None:
+def _finish(directory: Path, found: Diagnosis) -> None:
+    """What is left when the new header has taken its place."""
+    recovery.retire_replaced(directory)
+    recovery.sweep(directory, keep=found.incarnation + 1)
+
+
+def _keep(directory: Path, found: Diagnosis, kept: Path, told: str) -> list[Path]:
     """Give the files that are to be replaced second names, in a directory of their own with the report.
 
-    Leaves nothing if it fails.
+    What comes back is what it made. Leaves nothing if it fails.
     """
     files = {
         path: path.name for path, _, incarnation in recovery.data_files(directory) if incarnation == found.incarnation
@@ -104,11 +122,16 @@ def _keep(directory: Path, found: Diagnosis, kept: Path, told: str) -> None:
             _write(kept / _REPORT, told)
             mapped.flush_directory(kept)
     except BaseException:
-        for path in made:
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            kept.rmdir()
+        _remove(made, kept)
         raise
+    return made
+
+
+def _remove(made: list[Path], kept: Path) -> None:
+    for path in made:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        kept.rmdir()
 
 
 def _write(path: Path, text: str) -> None:

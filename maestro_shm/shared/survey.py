@@ -8,22 +8,32 @@ offset tells where the log ends; frames behind it were never acknowledged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
+from maestro_shm.options import LARGEST_COMMIT_BYTES
 from maestro_shm.shared import header as head
+from maestro_shm.shared.frame import FRAME_HEADER, Frame
 from maestro_shm.shared.log import START
 from maestro_shm.shared.salvage import Piece, Salvage
 
 
+class Ends(NamedTuple):
+    """What a header tells of where its log ends, if it can be believed."""
+
+    bound: int | None = None
+    """Its end, within the boot that wrote it."""
+    settled: int = 2**64
+    """After another boot: a gap behind this ends the log. A loss of power may leave one, and what lies behind it a
+    server would cut off without a word, or has done so."""
+    first_epoch: tuple[int, int] = (0, 0)
+    """From an offset on, no frame of the store is of an epoch before this."""
+
+
 class Survey:
-    """What is found on one way through a log, up to a bound if there is one.
+    """What is found on one way through a log."""
 
-    After another boot the log ends at the first gap behind `settled`: a loss of power may leave that, and what lies
-    behind it a server would cut off without a word, or has done so.
-    """
-
-    def __init__(self, salvage: Salvage, bound: int | None, settled: int | None) -> None:
-        self.bound = bound
-        self.settled = settled
+    def __init__(self, salvage: Salvage, ends: Ends) -> None:
+        self.ends: Final = ends
         self.end = START
         """Where the last piece ends that belongs to the store."""
         self.cut_off_end = START
@@ -33,23 +43,31 @@ class Survey:
         self.aggregates = 0
         self.epoch = 0
         self.timestamp = 0
+        self.largest = 0
+        """The bytes of the largest commit, as its size is capped."""
         self._salvage = salvage
 
     def live(self) -> Iterator[Piece]:
         """The store's frames, in order; to be taken once."""
-        for piece in self._salvage.pieces(self.bound):
-            if self.settled is not None and piece.start != self.end >= self.settled:
+        for piece in self._salvage.pieces(self.ends.bound):
+            if piece.start != self.end >= self.ends.settled:
                 return
-            if piece.frame is None or not piece.records:
-                # A void frame, or the mark at a segment's end: where it is not next, it may be cut off as well.
-                self.end = piece.end if piece.start == self.end else self.end
-            elif piece.frame.epoch < self.epoch:
+            if piece.frame is not None and self._is_cut_off(piece.frame):
                 self.cut_off_end = piece.end
+            elif not piece.records:
+                # A void frame, or the mark at a segment's end: where it is not next, it may be cut off as well.
+                if piece.start == self.end:
+                    self.end = piece.end
+                    self.epoch = self.epoch if piece.frame is None else piece.frame.epoch
             else:
                 if piece.start != self.end:
                     self.gaps.append((self.end, piece.start))
                 self._note(piece)
                 yield piece
+
+    def _is_cut_off(self, frame: Frame) -> bool:
+        offset, epoch = self.ends.first_epoch
+        return frame.epoch < self.epoch or (frame.offset >= offset and frame.epoch < epoch)
 
     def _note(self, piece: Piece) -> None:
         assert piece.frame is not None  # noqa: S101 (for the type checker)
@@ -57,11 +75,12 @@ class Survey:
         self.epoch = piece.frame.epoch
         self.last_position, self.aggregates = _figures_after(piece)
         self.timestamp = max(self.timestamp, *(record.timestamp for record in piece.records))
+        self.largest = max(self.largest, piece.frame.length - FRAME_HEADER.size)
 
 
-def survey(salvage: Salvage, bound: int | None = None, settled: int | None = None) -> Survey:
+def survey(salvage: Salvage, ends: Ends) -> Survey:
     """What there is of the store in its log."""
-    found = Survey(salvage, bound, settled)
+    found = Survey(salvage, ends)
     for _ in found.live():
         pass
     return found
@@ -76,24 +95,24 @@ def unpublished(salvage: Salvage, words: Sequence[int] | memoryview) -> Iterator
         end, tail = piece.end, piece.tail
 
 
-def contradiction(words: memoryview, found: Survey, salvage: Salvage, max_commit_bytes: int) -> str | None:
+def contradiction(words: memoryview, found: Survey, salvage: Salvage) -> str | None:
     """What in the header cannot be true, going by the log that was surveyed; None if all may be as it was written."""
-    if words[head.MAX_COMMIT_BYTES] != max_commit_bytes:
-        return f"its size cap of a commit is not that of the settings, {max_commit_bytes:,}"
-    if words[head.EPOCH] >= 1 << 32 or (found.bound is not None and words[head.EPOCH] < found.epoch):
+    if not found.largest <= words[head.MAX_COMMIT_BYTES] <= LARGEST_COMMIT_BYTES:
+        return "its size cap of a commit is none that the store may have"
+    if words[head.EPOCH] >= 1 << 32 or (found.ends.bound is not None and words[head.EPOCH] < found.epoch):
         return "its epoch is none that the log may have"
     if words[head.CLOCK] >> 63:
         return "its clock is none that the store may have"
     if not _may_end_at(words, found, salvage):
         return "its published offset is not where the log ends"
-    if found.bound == found.end and not _has_figures(words, found, salvage):
+    if found.ends.bound == found.end and not _has_figures(words, found, salvage):
         return "its figures are not those of the log"
     return None
 
 
 def _may_end_at(words: memoryview, found: Survey, salvage: Salvage) -> bool:
     published = words[head.PUBLISHED]
-    if published < START or published & 7 or (found.bound is not None and found.end > published):
+    if published < START or published & 7 or (found.ends.bound is not None and found.end > published):
         return False
     figures = words[head.LAST_POSITION], words[head.AGGREGATES]
     if found.end < published and figures[0] < found.last_position:

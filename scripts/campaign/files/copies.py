@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from campaign.files.specimen import END, INDEX, LOG, Specimen
+from campaign.files.specimen import END, INDEX, LOG, Extent, Specimen
 from maestro_shm.shared import header as head
 from maestro_shm.shared.log import SEGMENT_SIZE, START
 
@@ -21,8 +21,7 @@ _WORD: Final = struct.Struct("=Q")
 _BEHIND: Final = bytes(8 << 10)
 """What lies behind the end; a commit after a recovery may write there."""
 LIVE_FRAME, VOID_FRAME, FILE_MARK, NOTHING = "a live frame", "a void frame", "the file's mark", "nothing"
-_EPOCH_OF_A_FRAME: Final = range(44, 48)
-_WORD_OF_A_VOID_FRAME: Final = 8
+_PARTS_OF_A_VOID_FRAME: Final = (range(8), range(44, 48))
 _ZEROS: Final = memoryview(bytes(END))
 """One for all damages, each of which has a part of it."""
 
@@ -78,8 +77,7 @@ def allowed_ends(specimen: Specimen, damage: Damage) -> dict[int, int]:
     """Where a scan may find the log's end, and how many commits it has then found.
 
     A damaged live frame ends the log. The file's mark is for people: no scan reads it. Of a void frame only the first
-    word means something (it ends the log where it is damaged), and its epoch, which has no CRC: what follows a higher
-    one counts as left over, and is not taken. Neither can bring anything wrong.
+    word and the epoch mean something: it ends the log where they are damaged.
     """
     offset = damage.first
     extent = specimen.extent_at(offset) if offset < END else None
@@ -87,13 +85,14 @@ def allowed_ends(specimen: Specimen, damage: Damage) -> dict[int, int]:
     if extent is None:
         return everything if damage.stop - damage.start == 1 or offset == END else {START: 0}
     before = {extent.start: extent.before}
-    if extent.commit is not None or offset < extent.start + _WORD_OF_A_VOID_FRAME:
+    if extent.commit is not None or _is_in_mark(extent, damage):
         return before
-    stepped_over = {extent.end: extent.before}
-    if damage.stop > extent.end:
-        return before | stepped_over
-    is_epoch = offset - extent.start in _EPOCH_OF_A_FRAME
-    return everything | before | stepped_over if is_epoch else everything
+    return {extent.end: extent.before} if damage.stop > extent.end else everything
+
+
+def _is_in_mark(extent: Extent, damage: Damage) -> bool:
+    touched = range(damage.first - extent.start, damage.stop - extent.start)
+    return any(touched.start < part.stop and part.start < touched.stop for part in _PARTS_OF_A_VOID_FRAME)
 
 
 class Copy:

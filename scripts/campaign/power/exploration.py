@@ -17,6 +17,7 @@ from campaign.power.moment import Moment, State
 from campaign.power.recorder import Recorder
 from campaign.power.script import (
     ALIKE,
+    ALIKE_AND_KILLED,
     BEGINNING,
     FILLING_SEGMENTS,
     OF_ALL_KINDS,
@@ -35,11 +36,13 @@ _STATES_OF_A_LIFE: Final = (2000, 30)
 _STATES_OF_A_FAULTY_LIFE: Final = (100, 10)
 """Fewer, so that many lives are tried: what a fault needs to show may be rare."""
 _TASTES: Final = (
-    (OF_ALL_KINDS, FILLING_SEGMENTS, OFTEN_RESET, OFTEN_KILLED, ALIKE, BEGINNING),
-    (12, 2, 2, 2, 1, 1),
+    (OF_ALL_KINDS, FILLING_SEGMENTS, OFTEN_RESET, OFTEN_KILLED, ALIKE, ALIKE_AND_KILLED, BEGINNING),
+    (12, 2, 2, 2, 1, 1, 1),
 )
 """What lives are like, and how often."""
 _SECOND_LOSSES_OF_A_LIFE: Final = 20
+_MISTAKES: Final = (AttributeError, NameError, TypeError)
+"""Of the programs, a planted fault's or our own: no loss is shown by them, and no fault caught."""
 _MORE_WITH_LEFTOVERS: Final = 10
 """Second losses where the first has left something behind the end of the log, which must not come back."""
 
@@ -72,13 +75,14 @@ class Explorer:
     def explore(self, states: int) -> Outcome:
         """Live until so many different states were tried."""
         self._limit = states
-        while not self._is_done():
-            self._life += 1
-            self._second_losses_left = _SECOND_LOSSES_OF_A_LIFE
-            gc.collect()
-            Boot.number = 1
-            self._taste = self._fault.taste or self._random.choices(*_TASTES)[0]
-            self._live_once(self._scratch / f"life-{self._life}", self._random.choice(self._taste.actions), None)
+        with self._fault.planted_in_recovery():
+            while not self._is_done():
+                self._life += 1
+                self._second_losses_left = _SECOND_LOSSES_OF_A_LIFE
+                gc.collect()
+                Boot.number = 1
+                self._taste = self._fault.taste or self._random.choices(*_TASTES)[0]
+                self._live_once(self._scratch / f"life-{self._life}", self._random.choice(self._taste.actions), None)
         return self.outcome
 
     def _is_done(self) -> bool:
@@ -92,6 +96,8 @@ class Explorer:
             script = Script(recorder, self._random, self._durability, self._taste, found)
             with contextlib.closing(script), recorder, self._fault.planted():
                 script.live(actions)
+        except _MISTAKES:
+            raise
         except Exception as error:  # noqa: BLE001 (lost or refused without any loss of power)
             self.outcome.losses.append(f"seed {self._seed!r}, life {self._life}: {type(error).__name__}: {error}")
             return
@@ -130,6 +136,8 @@ class Explorer:
         try:
             state.build(directory)
             found = try_recovery(directory, worlds, seen, self._random, self._durability)
+        except _MISTAKES:
+            raise
         except Exception as error:  # noqa: BLE001 (whatever it is, what was there cannot be had)
             self.outcome.losses.append(f"seed {self._seed!r}, {where}: {type(error).__name__}: {error}")
             return

@@ -1,4 +1,4 @@
-"""Faults that a store could have. Lives are recorded with one of them, and what comes of it is recovered without.
+"""Faults that a store could have. Lives are recorded with one of them; most are not there when it is recovered.
 
 Most are flushes that are forgotten: to leave one out of the record is to have the code leave it out.
 """
@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from campaign.planting import exchange
 from campaign.power.recorder import FlushCall, Forget
-from campaign.power.script import ALIKE, BEGINNING, FILLING_SEGMENTS, OFTEN_KILLED, OFTEN_RESET, Taste
+from campaign.power.script import ALIKE, ALIKE_AND_KILLED, BEGINNING, FILLING_SEGMENTS, OFTEN_KILLED, OFTEN_RESET, Taste
 from maestro_shm.options import POWER, PROCESS
+from maestro_shm.shared import header as head
+from maestro_shm.shared import recovery
 from maestro_shm.shared.header import DURABLE
 from maestro_shm.shared.journal import Journal
+from maestro_shm.shared.log import START
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Fault:
     forgets: Forget | None = None
     settle: Callable[[Any], None] | None = None
     """In place of the journal's own."""
+    replay: Callable[..., None] | None = None
+    """In place of recovery's own, also after the power has gone."""
     taste: Taste | None = None
     """What lives bring it to light soon; None for all kinds."""
 
@@ -33,12 +39,21 @@ class Fault:
     def planted(self) -> Iterator[None]:
         """Let journals have it for a while, but for what the recorder is to forget."""
         before = Journal.settle
-        if self.settle is not None:
-            Journal.settle = self.settle  # type: ignore[method-assign,assignment] # a fault is planted
+        exchange(Journal, "settle", self.settle or before)
         try:
             yield
         finally:
-            Journal.settle = before  # type: ignore[method-assign] # see above
+            exchange(Journal, "settle", before)
+
+    @contextlib.contextmanager
+    def planted_in_recovery(self) -> Iterator[None]:
+        """Let recoveries have it, in lives and after them."""
+        before = recovery._replay
+        exchange(recovery, "_replay", self.replay or before)
+        try:
+            yield
+        finally:
+            exchange(recovery, "_replay", before)
 
 
 NO_FAULT: Final = Fault("none")
@@ -58,6 +73,22 @@ def _note_durable_first(journal: Any) -> None:
         journal._words[DURABLE] = end
         journal._files.log.flush(start, end)
         journal._publish()
+
+
+def _replay_past_old_void_marks(draft: list[int], log: Any, positions: Any, index: Any) -> None:
+    end, epoch = START, 0
+    draft[head.LAST_POSITION] = draft[head.AGGREGATES] = 0
+    positions.reserve(0)
+    for frame, records in log.whole_frames(START):
+        if records:
+            if frame.epoch < epoch:
+                break
+            recovery._replay_frame(draft, positions, index, frame, records)
+            epoch = frame.epoch
+        end = frame.end
+    log.resume(end)
+    draft[head.EPOCH] = max(draft[head.EPOCH], epoch)
+    draft[head.PUBLISHED] = end
 
 
 def _while(function: str, name: str) -> Forget:
@@ -93,6 +124,8 @@ ALL: Final = (
     Fault("the new header's name is not flushed at a reset", forgets=_while("Journal.reset", "."), taste=OFTEN_RESET),
     Fault("a log comes before its unfinished header's name", forgets=_of_the_unfinished_headers_name, taste=BEGINNING),
     Fault("key and settings are not flushed", forgets=_while("make", "")),
-    Fault("a void mark is not flushed", forgets=_while("Log.make_void", "log"), taste=OFTEN_KILLED),
+    Fault("a void mark is not flushed", forgets=_while("Log.flush_void", "log"), taste=OFTEN_KILLED),
+    Fault("an old void mark is stepped over", replay=_replay_past_old_void_marks, taste=ALIKE_AND_KILLED),
+    Fault("the same", PROCESS, replay=_replay_past_old_void_marks, taste=ALIKE_AND_KILLED),
     Fault("an epoch is used before it is flushed", forgets=_while("Journal.__init__", "header"), taste=ALIKE),
 )

@@ -49,6 +49,9 @@ FILLING_SEGMENTS: Final = Taste(sizes=((700,), (100, 800)), actions=(8,), weight
 OFTEN_RESET: Final = Taste(actions=(2, 4), weights=(3, 0, 1, 3))
 OFTEN_KILLED: Final = Taste(actions=(2, 4), weights=(1, 3, 0, 0))
 ALIKE: Final = Taste(sizes=((600,),), actions=(1,), weights=(1, 0, 0, 0), groups=(1, 3), second_losses=1 / 10)
+ALIKE_AND_KILLED: Final = Taste(
+    sizes=((600,),), actions=(2, 4), weights=(1, 3, 0, 0), groups=(1, 3), second_losses=1 / 10
+)
 BEGINNING: Final = Taste(actions=(0, 1), weights=(1, 0, 0, 1), second_losses=1 / 30)
 
 
