@@ -25,6 +25,7 @@ _SERVER: Final = """
     import os, sys
     import maestro_shm.shared.process
     from maestro_shm.shared import directory, journal
+    assert callable(directory.hold) and callable(journal.Journal._check_is_writer)  # else nothing would be planted
     directory.hold = lambda path: os.open(path, os.O_RDONLY)
     if sys.argv[2] == "unchecked":
         journal.Journal._check_is_writer = lambda journal: None

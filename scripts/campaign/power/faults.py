@@ -126,6 +126,5 @@ ALL: Final = (
     Fault("key and settings are not flushed", forgets=_while("make", "")),
     Fault("a void mark is not flushed", forgets=_while("Log.flush_void", "log"), taste=OFTEN_KILLED),
     Fault("an old void mark is stepped over", replay=_replay_past_old_void_marks, taste=ALIKE_AND_KILLED),
-    Fault("the same", PROCESS, replay=_replay_past_old_void_marks, taste=ALIKE_AND_KILLED),
     Fault("an epoch is used before it is flushed", forgets=_while("Journal.__init__", "header"), taste=ALIKE),
 )
