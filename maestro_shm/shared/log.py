@@ -164,8 +164,10 @@ class Log:
         words = self._segments.open(undone.offset >> SEGMENT_BITS).words
         words[(undone.offset & _MASK) >> 3] = int.from_bytes(mark, sys.byteorder)
 
-    def flush_void(self, undone: Frame) -> None:
-        """Return when the disk knows that the frame is void, and its epoch. Raises `DiskError`."""
+    def flush_void(self, undone: Frame, tail: int) -> None:
+        """Return when the disk knows that the frame is void, its epoch, and the way to it. Raises `DiskError`."""
+        if undone.offset != tail:
+            self.flush(tail, tail + len(frame.SKIP_MARK))
         self.flush(undone.offset, undone.offset + frame.FRAME_HEADER.size)
 
     def flush(self, start: int, end: int) -> None:

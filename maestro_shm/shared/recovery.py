@@ -278,7 +278,7 @@ def _undo(words: memoryview, log: Log, table: Index | None) -> None:
             _point_back(table, records)
         log.make_void(frame, tail)
         with head.bearing_disk_failure(words):
-            log.flush_void(frame)
+            log.flush_void(frame, tail)
     if table is not None:  # else a reader's may point to them as yet: it follows when there is a new one
         words[head.PUBLISHED] = tails[-1]
 
