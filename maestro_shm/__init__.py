@@ -4,41 +4,59 @@ from maestro_shm.aggregate import Aggregate
 from maestro_shm.clock import new_id
 from maestro_shm.connect import connect, destroy
 from maestro_shm.errors import (
+    ConflictError,
     CorruptLogError,
     InvalidCommandError,
+    InvalidEntryError,
     InvalidEventError,
     InvalidHandlerError,
     MaestroError,
     RetriesExhaustedError,
     SequenceConflictError,
+    StaleReadError,
     StoreClosedError,
     StoreError,
     StoreFullError,
     StoreUnavailableError,
+    TableConflictError,
+    TransactionError,
 )
 from maestro_shm.handlers import on_command, on_event, upcast
+from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot, in_range
 from maestro_shm.store import Store
+from maestro_shm.tables import Table, Tables, WritableTable
+from maestro_shm.transaction import Transaction
 
 __all__ = [
     "MAX_SEQUENCE",
     "Aggregate",
     "Command",
+    "ConflictError",
     "CorruptLogError",
     "Event",
     "InvalidCommandError",
+    "InvalidEntryError",
     "InvalidEventError",
     "InvalidHandlerError",
     "MaestroError",
     "NewEvent",
+    "Projection",
     "RetriesExhaustedError",
     "SequenceConflictError",
     "Snapshot",
+    "StaleReadError",
     "Store",
     "StoreClosedError",
     "StoreError",
     "StoreFullError",
     "StoreUnavailableError",
+    "Table",
+    "TableConflictError",
+    "Tables",
+    "Transaction",
+    "TransactionError",
+    "WritableTable",
     "connect",
     "destroy",
     "in_range",

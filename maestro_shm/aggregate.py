@@ -8,10 +8,8 @@ raw events that leave gaps or start at 0. Nothing is known here of any store bey
 
 from __future__ import annotations
 
-import random
-import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Self
@@ -19,13 +17,13 @@ from typing import Any, ClassVar, Final, Self
 from maestro_shm.clock import new_id
 from maestro_shm.errors import InvalidHandlerError, RetriesExhaustedError, SequenceConflictError, shown
 from maestro_shm.handlers import Handlers, collect
+from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot
+from maestro_shm.retries import DEFAULT_SECONDS, Attempts
 from maestro_shm.store import Store
 from maestro_shm.validation import check_aggregate_id
 
 _NOT_LOADED: Final = object()
-_FIRST_PAUSE: Final = 0.0005
-_LONGEST_PAUSE: Final = 0.05
 
 
 class Aggregate:
@@ -44,8 +42,10 @@ class Aggregate:
     """Raise it when the state's form or the handlers of events change: snapshots of other versions are not used."""
     snapshot_every: ClassVar[int | None] = None
     """Take a snapshot after a commit once it is this many sequence numbers past the last known one; None for never."""
-    retry_timeout: ClassVar[float] = 30.0
+    retry_timeout: ClassVar[float] = DEFAULT_SECONDS
     """For how many seconds `evaluate` goes on trying while it meets conflicts."""
+    projections: ClassVar[Sequence[Projection]] = ()
+    """What its events change in tables, in the same commits. What one raises reaches the caller of `evaluate`."""
 
     id: str
     """Which aggregate this is the root of."""
@@ -132,7 +132,7 @@ class Aggregate:
         """
         handler = self._handlers.for_command(command)
         self._refuse_nesting(command)
-        attempts = _Attempts(self.retry_timeout)
+        attempts = Attempts(self.retry_timeout)
         while (stored := self._attempt(handler, command)) is None:
             self.conflicts += 1
             if not attempts.pause():
@@ -208,6 +208,8 @@ class Aggregate:
         new = self._decide(handler, command)
         events = [Event(self.id, first + i, e.type, e.body, metadata=e.metadata) for i, e in enumerate(new)]
         try:
+            if self.projections and events:
+                return self.store.commit_all(events, self.projections)
             return self.store.commit_events(events) if events else []
         except SequenceConflictError:
             return None
@@ -239,31 +241,6 @@ class Aggregate:
         except Exception as error:  # noqa: BLE001 (the command has succeeded, whatever becomes of the snapshot)
             message = f"no snapshot of {self!r}, though its events are committed: {error!r}"
             warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-
-class _Attempts:
-    """Counts the attempts of one command and pauses between them: exponential back-off with full jitter."""
-
-    def __init__(self, timeout: float) -> None:
-        self.count = 1
-        self._started = time.monotonic()
-        self._deadline = self._started + timeout
-        self._longest = 0.0
-
-    def pause(self) -> bool:
-        """Wait for the next attempt, the first time not at all; False, and no wait, if the deadline has passed."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            return False
-        if self._longest:
-            time.sleep(min(left, random.uniform(0, self._longest)))  # noqa: S311 (a pause is no secret)
-        self._longest = min(self._longest * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
-        self.count += 1
-        return True
-
-    def seconds(self) -> float:
-        """How long the attempts have taken together."""
-        return time.monotonic() - self._started
 
 
 def _private_copy(event: Event) -> Event:

@@ -79,8 +79,8 @@ def pack_body(body: Any) -> bytes:
     return pack([body], ("body",))
 
 
-def unpack_event(aggregate_id: str, sequence: int, timestamp: int, position: int, packed: bytes) -> Event:
-    """The event as it was committed.
+def unpack_event(aggregate_id: str, sequence: int, timestamp: int | None, position: int | None, packed: bytes) -> Event:
+    """The event as it was committed, or as it is going to be.
 
     Every event that is read goes through here. Its `__init__` is passed by, which would cost a third more than this.
     """

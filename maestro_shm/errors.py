@@ -29,7 +29,11 @@ class StoreError(MaestroError):
     """Base of what a store refuses or fails to do."""
 
 
-class SequenceConflictError(StoreError):
+class ConflictError(StoreError):
+    """Somebody else was faster: what a commit was decided by is no longer so. Nothing of the commit was stored."""
+
+
+class SequenceConflictError(ConflictError):
     """A writer is behind: the event's sequence number is not above the last one stored for its aggregate.
 
     Nothing of the commit was stored. Catch up with the aggregate and evaluate the command again, as
@@ -47,6 +51,61 @@ class SequenceConflictError(StoreError):
             f"aggregate {self.aggregate_id!r} is already at sequence {self.last_sequence}, "
             f"so an event with sequence {self.sequence} comes too late; catch up and evaluate the command again"
         )
+
+
+class StaleReadError(ConflictError):
+    """A transaction has read from a stream that others have written to since.
+
+    `last_sequence` is that of the stream's last event by now; None if there is none, since the store was reset.
+    """
+
+    def __init__(self, aggregate_id: str, read_sequence: int | None, last_sequence: int | None) -> None:
+        super().__init__(aggregate_id, read_sequence, last_sequence)
+        self.aggregate_id = aggregate_id
+        self.read_sequence = read_sequence
+        self.last_sequence = last_sequence
+
+    def __str__(self) -> str:
+        return (
+            f"aggregate {self.aggregate_id!r} is at sequence {self.last_sequence} and was read at "
+            f"{self.read_sequence}; run the transaction again"
+        )
+
+
+class TableConflictError(ConflictError):
+    """An entry of a table was changed since it was read; or, where `key` is None, others came into it or went.
+
+    Versions count changes from 0; -1 stands for what has never been there.
+    """
+
+    def __init__(self, table: str, key: str | None, read_version: int, last_version: int) -> None:
+        super().__init__(table, key, read_version, last_version)
+        self.table = table
+        self.key = key
+        self.read_version = read_version
+        self.last_version = last_version
+
+    def __str__(self) -> str:
+        what = f"the keys of table {self.table!r}" if self.key is None else f"table {self.table!r}, key {self.key!r},"
+        return (
+            f"{what} changed from version {self.read_version}, which was read, to {self.last_version}; "
+            "run the transaction again"
+        )
+
+
+class InvalidEntryError(StoreError):
+    """The name of a table, a key or a value breaks a rule of the data; nothing was changed."""
+
+    def __init__(self, reason: str, table: object = None, key: object = None) -> None:
+        super().__init__(reason, table, key)
+        self.reason = reason
+        self.table = table
+        self.key = key
+
+    def __str__(self) -> str:
+        if self.table is None:
+            return self.reason
+        return f"{self.reason} (table {shown(self.table)}, key {shown(self.key)})"
 
 
 class InvalidEventError(StoreError):
@@ -144,12 +203,13 @@ class InvalidHandlerError(MaestroError):
 
 
 class RetriesExhaustedError(MaestroError):
-    """A command met conflicts until its deadline passed; nothing of it was stored.
+    """A command or transaction met conflicts until its deadline passed; nothing of it was stored.
 
-    `attempts` counts evaluations, `seconds` is the time they took together.
+    Of a transaction `aggregate_id` is None and `command_type` the name of its function. `attempts` counts evaluations,
+    `seconds` is the time they took together.
     """
 
-    def __init__(self, aggregate_id: str, command_type: str, attempts: int, seconds: float) -> None:
+    def __init__(self, aggregate_id: str | None, command_type: str, attempts: int, seconds: float) -> None:
         super().__init__(aggregate_id, command_type, attempts, seconds)
         self.aggregate_id = aggregate_id
         self.command_type = command_type
@@ -157,7 +217,21 @@ class RetriesExhaustedError(MaestroError):
         self.seconds = seconds
 
     def __str__(self) -> str:
+        what = f"command {self.command_type!r} on aggregate {self.aggregate_id!r}"
+        if self.aggregate_id is None:
+            what = f"transaction {self.command_type!r}"
         return (
-            f"command {self.command_type!r} on aggregate {self.aggregate_id!r} met a conflict in each of "
-            f"{self.attempts} attempts within {self.seconds:.1f} s; try again later, or raise retry_timeout"
+            f"{what} met a conflict in each of {self.attempts} attempts within {self.seconds:.1f} s; "
+            "try again later, or raise retry_timeout"
         )
+
+
+class TransactionError(MaestroError):
+    """A transaction is used in a way that would break its promise: `reason` says how."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

@@ -13,10 +13,13 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple, NoReturn
 
 from maestro_shm import codec, options, validation
+from maestro_shm.backend import Backend
 from maestro_shm.clock import HybridClock
-from maestro_shm.errors import SequenceConflictError, StoreClosedError
+from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys
+from maestro_shm.errors import SequenceConflictError, StaleReadError, StoreClosedError, TableConflictError
+from maestro_shm.proposal import Change, Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
-from maestro_shm.store import Store
+from maestro_shm.transaction import refuse_within
 
 
 class _StoredEvent(NamedTuple):
@@ -26,6 +29,34 @@ class _StoredEvent(NamedTuple):
     payload: bytes
 
 
+class _StoredSnapshot(NamedTuple):
+    commit: int
+    sequence: int
+    payload: bytes
+
+
+class _StoredEntry(NamedTuple):
+    commit: int
+    version: int
+    payload: bytes | None
+
+
+class _Table:
+    """The entries of a table with all that they have been, and when keys came or went."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, list[_StoredEntry]] = {}
+        self.versions: list[int] = []
+        """The commits in which some did."""
+
+    def change(self, commit: int, key: str, change: Change) -> None:
+        entry = self.entries.setdefault(key, [])
+        was_there = bool(entry) and entry[-1].payload is not None
+        if was_there != (change.payload is not None) and self.versions[-1:] != [commit]:
+            self.versions.append(commit)
+        entry.append(_StoredEntry(commit, *change))
+
+
 def _unpack(aggregate_id: str, stored: _StoredEvent) -> Event:
     return codec.unpack_event(aggregate_id, stored.sequence, stored.timestamp, stored.position, stored.payload)
 
@@ -33,7 +64,34 @@ def _unpack(aggregate_id: str, stored: _StoredEvent) -> Event:
 _by_sequence: Final = attrgetter("sequence")
 
 
-class MemoryStore(Store):
+class _MemoryCut(Cut):
+    """The store as it was after a commit: what came later is passed over."""
+
+    def __init__(self, store: MemoryStore, commit: int, position: int) -> None:
+        self._store = store
+        self._commit = commit
+        self._position = position
+
+    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+        found = self._store.find_events(aggregate_id, min_sequence, max_sequence)
+        return [_unpack(aggregate_id, event) for event in found if event.position <= self._position]
+
+    def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
+        stored = self._store.find_snapshot(aggregate_id, self._commit)
+        return stored and Snapshot(aggregate_id, stored.sequence, codec.unpack(stored.payload)[0])
+
+    def last_sequence(self, aggregate_id: str) -> int | None:
+        found = self._store.find_events(aggregate_id, 0, MAX_SEQUENCE)
+        return next((event.sequence for event in reversed(found) if event.position <= self._position), None)
+
+    def entry(self, table: str, key: str) -> Entry:
+        return self._store.find_entry(table, key, self._commit)
+
+    def keys(self, table: str) -> Keys:
+        return self._store.find_keys(table, self._commit)
+
+
+class MemoryStore(Backend):
     """`connect("memory:")`: see `Store`. Threads may share it; processes cannot, so it refuses to be pickled."""
 
     target = "memory:"
@@ -47,23 +105,21 @@ class MemoryStore(Store):
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
         self._check_open()
+        refuse_within(self, "a commit")
         packed = validation.pack_events(events, self._max_commit_bytes)
-        with self._lock:
-            self._check_open()
-            for aggregate_id, sequence, _, _ in packed:
-                self._check_sequence(aggregate_id, sequence)
-            stored = [self._append(*event) for event in packed]
-        return [_unpack(event[0], new) for event, new in zip(packed, stored, strict=True)]
+        return self._commit(Proposal(packed)) if packed else []
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
+        refuse_within(self, "a snapshot")
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
         with self._lock:
             self._check_open()
-            stored = self._snapshots.get(snapshot.aggregate_id)
-            if stored and snapshot.sequence <= stored[0]:
+            stored = self._snapshots.setdefault(snapshot.aggregate_id, [])
+            if stored and snapshot.sequence <= stored[-1].sequence:
                 return False
-            self._snapshots[snapshot.aggregate_id] = (snapshot.sequence, payload)
+            self._commits += 1
+            stored.append(_StoredSnapshot(self._commits, snapshot.sequence, payload))
             self._bytes += validation.record_size(snapshot.aggregate_id, payload)
             return True
 
@@ -71,13 +127,7 @@ class MemoryStore(Store):
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
-        with self._lock:
-            self._check_open()
-            stream = self._streams.get(aggregate_id, [])
-            start = bisect_left(stream, min_sequence, key=_by_sequence)
-            end = bisect_right(stream, max_sequence, key=_by_sequence)
-            found = stream[start:end]
-        return [_unpack(aggregate_id, event) for event in found]
+        return [_unpack(aggregate_id, event) for event in self.find_events(aggregate_id, min_sequence, max_sequence)]
 
     def get_snapshot(
         self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
@@ -85,14 +135,8 @@ class MemoryStore(Store):
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
-        with self._lock:
-            self._check_open()
-            stored = self._snapshots.get(aggregate_id)
-        if stored is None:
-            return None
-        sequence, payload = stored
-        snapshot = Snapshot(aggregate_id, sequence, codec.unpack(payload)[0])
-        return snapshot if in_range(snapshot, min_sequence, max_sequence) else None
+        snapshot = self._cut().get_snapshot(aggregate_id)
+        return snapshot if snapshot and in_range(snapshot, min_sequence, max_sequence) else None
 
     def last_sequence(self, aggregate_id: str) -> int | None:
         self._check_open()
@@ -113,6 +157,7 @@ class MemoryStore(Store):
             }
 
     def reset(self) -> None:
+        refuse_within(self, "a reset")
         with self._lock:
             self._check_open()
             self._forget()
@@ -121,6 +166,36 @@ class MemoryStore(Store):
         with self._lock:
             self._closed = True
             self._forget()
+
+    def find_events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[_StoredEvent]:
+        """The events between the bounds."""
+        with self._lock:
+            self._check_open()
+            stream = self._streams.get(aggregate_id, [])
+            start = bisect_left(stream, min_sequence, key=_by_sequence)
+            end = bisect_right(stream, max_sequence, key=_by_sequence)
+            return stream[start:end]
+
+    def find_snapshot(self, aggregate_id: str, commit: int) -> _StoredSnapshot | None:
+        """The newest snapshot up to a commit."""
+        with self._lock:
+            self._check_open()
+            stored = self._snapshots.get(aggregate_id, [])
+            return next((snapshot for snapshot in reversed(stored) if snapshot.commit <= commit), None)
+
+    def find_entry(self, table: str, key: str, commit: int) -> Entry:
+        """What a table had under a key after a commit."""
+        with self._lock:
+            self._check_open()
+            return self._entry(table, key, commit)
+
+    def find_keys(self, table: str, commit: int) -> Keys:
+        """What keys a table had after a commit."""
+        with self._lock:
+            self._check_open()
+            known = self._tables.get(table, _Table())
+            there = [key for key in known.entries if self._entry(table, key, commit).payload is not None]
+            return Keys(bisect_right(known.versions, commit) - 1, sorted(there))
 
     def __reduce__(self) -> NoReturn:
         msg = (
@@ -131,13 +206,51 @@ class MemoryStore(Store):
 
     def _forget(self) -> None:
         self._streams: dict[str, list[_StoredEvent]] = {}
-        self._snapshots: dict[str, tuple[int, bytes]] = {}
+        self._snapshots: dict[str, list[_StoredSnapshot]] = {}
+        self._tables: dict[str, _Table] = {}
+        self._commits = 0
         self._position = 0
         self._bytes = 0
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError(self.target)
+
+    def _cut(self) -> Cut:
+        with self._lock:
+            self._check_open()
+            return _MemoryCut(self, self._commits, self._position)
+
+    def _commit(self, proposal: Proposal) -> list[Event]:
+        proposal.check_size(self._max_commit_bytes)
+        with self._lock:
+            self._check_open()
+            self._check_reads(proposal)
+            for aggregate_id, sequence, _, _ in proposal.events:
+                self._check_sequence(aggregate_id, sequence)
+            self._commits += 1
+            stored = [self._append(*event) for event in proposal.events]
+            for (table, key), change in proposal.changes.items():
+                self._tables.setdefault(table, _Table()).change(self._commits, key, change)
+                self._bytes += validation.entry_size(table, key, change.payload)
+        return [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
+
+    def _entry(self, table: str, key: str, commit: int) -> Entry:
+        stored = self._tables.get(table, _Table()).entries.get(key, [])
+        return next((Entry(*entry[1:]) for entry in reversed(stored) if entry.commit <= commit), NO_ENTRY)
+
+    def _check_reads(self, proposal: Proposal) -> None:
+        for aggregate_id, read in proposal.streams.items():
+            stream = self._streams.get(aggregate_id)
+            if (last := stream[-1].sequence if stream else None) != read:
+                raise StaleReadError(aggregate_id, read, last)
+        for (table, key), version in proposal.entries.items():
+            if (last := self._entry(table, key, self._commits).version) != version:
+                raise TableConflictError(table, key, version, last)
+        for table, version in proposal.tables.items():
+            known = self._tables.get(table)
+            if (last := len(known.versions) - 1 if known else NEVER) != version:
+                raise TableConflictError(table, None, version, last)
 
     def _check_sequence(self, aggregate_id: str, sequence: int) -> None:
         stream = self._streams.get(aggregate_id)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
+from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
+from maestro_shm.retries import DEFAULT_SECONDS
+from maestro_shm.tables import Table
+
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
 
 
 class Store(ABC):
@@ -20,6 +26,9 @@ class Store(ABC):
     target: str
     """What the store is called: what `connect` was given, or the directory of a private store."""
 
+    retry_timeout: float = DEFAULT_SECONDS
+    """For how many seconds transactions and `commit_all` go on trying while they meet conflicts."""
+
     @abstractmethod
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
         """Store all of the events or none, and return them as stored, with timestamp and position.
@@ -30,6 +39,46 @@ class Store(ABC):
 
         A call that ends without an outcome (a signal's handler raised, a deadline passed) may have stored them. A store
         with a server answers the very same call, made again in the same process, with what became of the first.
+        """
+
+    @abstractmethod
+    def commit_all(self, events: Iterable[Event], projections: Iterable[Projection] = ()) -> list[Event]:
+        """The same with what the projections make of the events in their tables, in one commit: all or nothing.
+
+        What a projection raises comes through, and nothing is committed. Where only entries of tables were changed by
+        others meanwhile, the projections run again. Raises as `commit_events` does, and `RetriesExhaustedError`.
+        """
+
+    @overload
+    def transact(self) -> Callable[[Callable[Concatenate[Any, _Params], _Result]], Callable[_Params, _Result]]: ...
+
+    @overload
+    def transact(
+        self,
+        function: Callable[Concatenate[Any, _Params], _Result],
+        *arguments: _Params.args,
+        **named: _Params.kwargs,
+    ) -> _Result: ...
+
+    @abstractmethod
+    def transact(self, function: Callable[..., Any] | None = None, *arguments: Any, **named: Any) -> Any:
+        """Call `function(tx, *arguments, **named)`, commit at once what it does with `tx`, and return its result.
+
+        `tx` is a `Transaction`: it has roots, by `tx.root(Account, "alice")`, and tables, by `tx.table("names")`, which
+        are all read at one consistent cut of the store. If somebody has changed meanwhile what was read, the function
+        runs again: it must have no other effects. Nothing is committed when it raises; that comes through. Without a
+        function it is a decorator, `@store.transact()`, of functions that run so whenever they are called.
+
+        Raises `RetriesExhaustedError` if it meets conflicts for `retry_timeout` seconds, and `TransactionError` for a
+        transaction within another, a commit past it to the same store, and the use of its roots after its end. One that
+        ends with `StoreUnavailableError`, or is interrupted at its end, may have been committed.
+        """
+
+    @abstractmethod
+    def table(self, name: str) -> Table:
+        """A table to be read, empty as long as nobody has put anything there. It is changed by commits only.
+
+        Raises `InvalidEntryError` for what cannot be the name of one.
         """
 
     @abstractmethod

@@ -7,10 +7,12 @@ from typing import Final
 
 from maestro_shm import codec
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.errors import InvalidEventError, shown
+from maestro_shm.errors import InvalidEntryError, InvalidEventError, shown
 from maestro_shm.options import RECORD_OVERHEAD
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 
+MAX_TABLE_BYTES: Final = 255
+"""The longest name of a table, in UTF-8."""
 MAX_ID_BYTES: Final = 2**16 - 1
 """The longest aggregate id, in UTF-8: the shared store's log has 16 bits for its length."""
 
@@ -44,7 +46,7 @@ def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:
             raise _refuse(event, str(error)) from None
         size += len(payload) + RECORD_OVERHEAD
         if size > limit:
-            raise _refuse(event, _over_limit(size, limit))
+            raise _refuse(event, f"with it the commit {over_limit(size, limit)}")
         packed.append((aggregate_id, sequence, event.timestamp, payload))
     return packed
 
@@ -61,7 +63,7 @@ def pack_snapshot(snapshot: Snapshot, limit: int) -> bytes:
     except codec.UnstorableError as error:
         raise _refuse(snapshot, str(error)) from None
     if (size := record_size(snapshot.aggregate_id, payload)) > limit:
-        raise _refuse(snapshot, _over_limit(size, limit))
+        raise _refuse(snapshot, f"with it the commit {over_limit(size, limit)}")
     return payload
 
 
@@ -87,6 +89,50 @@ def check_aggregate_id(aggregate_id: object) -> int:
         msg = f"an aggregate id must have at most {MAX_ID_BYTES:,} bytes, not {size:,}: {shown(aggregate_id)}"
         raise InvalidEventError(msg)
     return size
+
+
+def check_table(name: object) -> None:
+    """Raise `InvalidEntryError` unless it is a non-empty `str` without NUL of at most `MAX_TABLE_BYTES`."""
+    size = _size_of(name)
+    if not size or "\0" in str(name):
+        raise InvalidEntryError(
+            f"the name of a table must be a non-empty str of valid Unicode without NUL, not {shown(name)}"
+        )
+    if size > MAX_TABLE_BYTES:
+        raise InvalidEntryError(
+            f"the name of a table must have at most {MAX_TABLE_BYTES} bytes, not {size:,}: {shown(name)}"
+        )
+
+
+def check_key(table: str, key: object) -> str:
+    """The key of an entry. Raises `InvalidEntryError` unless it is a `str` that fits into a record beside its table."""
+    size = _size_of(key)
+    if size is None or type(key) is not str:
+        raise InvalidEntryError(f"a key must be a str of valid Unicode, not {shown(key)}", table)
+    if size > (most := MAX_ID_BYTES - MAX_TABLE_BYTES - 1):
+        raise InvalidEntryError(f"a key must have at most {most:,} bytes, not {size:,}: {shown(key)}", table)
+    return key
+
+
+def entry_size(table: str, key: str, payload: bytes | None) -> int:
+    """What a change of an entry counts towards the size of its commit, in bytes."""
+    return len(table.encode()) + 1 + len(key.encode()) + len(payload or b"") + RECORD_OVERHEAD
+
+
+def pack_value(table: str, key: str, value: object) -> bytes:
+    """Pack the value of an entry. Raises `InvalidEntryError`."""
+    try:
+        return codec.pack([value], ("value",))
+    except codec.UnstorableError as error:
+        raise InvalidEntryError(str(error), table, key) from None
+
+
+def _size_of(text: object) -> int | None:
+    """The size of a `str` in UTF-8; None for what is none, or not valid Unicode."""
+    try:
+        return len(text.encode()) if type(text) is str else None
+    except UnicodeEncodeError:
+        return None
 
 
 def check_bounds(min_sequence: object, max_sequence: object) -> None:
@@ -117,9 +163,10 @@ def _check_sequence(record: Event | Snapshot) -> None:
         raise _refuse(record, f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {shown(record.sequence)}")
 
 
-def _over_limit(size: int, limit: int) -> str:
+def over_limit(size: int, limit: int) -> str:
+    """How a commit that is too large is refused."""
     return (
-        f"with it the commit has {size:,} bytes, over the cap of {limit:,}; "
+        f"has {size:,} bytes, over the cap of {limit:,}; "
         "commit less at once, or create the store with a larger max_commit_bytes"
     )
 

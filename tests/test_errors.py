@@ -72,6 +72,38 @@ EXAMPLES: list[Example] = [
         "command 'withdraw' on aggregate 'ann' met a conflict in each of 12 attempts within 2.5 s; "
         "try again later, or raise retry_timeout",
     ),
+    Example(
+        ms.RetriesExhaustedError(None, "pay", 3, 0.1),
+        {"aggregate_id": None, "command_type": "pay", "attempts": 3, "seconds": 0.1},
+        "transaction 'pay' met a conflict in each of 3 attempts within 0.1 s; try again later, or raise retry_timeout",
+    ),
+    Example(ms.ConflictError(), {}, ""),
+    Example(
+        ms.StaleReadError("ann", None, 3),
+        {"aggregate_id": "ann", "read_sequence": None, "last_sequence": 3},
+        "aggregate 'ann' is at sequence 3 and was read at None; run the transaction again",
+    ),
+    Example(
+        ms.TableConflictError("names", "ann", -1, 3),
+        {"table": "names", "key": "ann", "read_version": -1, "last_version": 3},
+        "table 'names', key 'ann', changed from version -1, which was read, to 3; run the transaction again",
+    ),
+    Example(
+        ms.TableConflictError("names", None, 1, 3),
+        {"table": "names", "key": None, "read_version": 1, "last_version": 3},
+        "the keys of table 'names' changed from version 1, which was read, to 3; run the transaction again",
+    ),
+    Example(
+        ms.InvalidEntryError("too odd"),
+        {"reason": "too odd", "table": None, "key": None},
+        "too odd",
+    ),
+    Example(
+        ms.InvalidEntryError("value: cannot store it", "names", "ann"),
+        {"reason": "value: cannot store it", "table": "names", "key": "ann"},
+        "value: cannot store it (table 'names', key 'ann')",
+    ),
+    Example(ms.TransactionError("it has ended"), {"reason": "it has ended"}, "it has ended"),
 ]
 
 CLASSES = sorted(
@@ -127,7 +159,12 @@ def test_the_text_of_an_error_follows_its_facts() -> None:
     [
         (ms.MaestroError, Exception),
         (ms.StoreError, ms.MaestroError),
-        (ms.SequenceConflictError, ms.StoreError),
+        (ms.ConflictError, ms.StoreError),
+        (ms.SequenceConflictError, ms.ConflictError),
+        (ms.StaleReadError, ms.ConflictError),
+        (ms.TableConflictError, ms.ConflictError),
+        (ms.InvalidEntryError, ms.StoreError),
+        (ms.TransactionError, ms.MaestroError),
         (ms.InvalidEventError, ms.StoreError),
         (ms.StoreUnavailableError, ms.StoreError),
         (ms.StoreClosedError, ms.StoreError),

@@ -9,8 +9,17 @@ PACKAGE = Path(__file__).parents[1] / "maestro_shm"
 
 BASE = {"errors", "records"}
 VALUES = BASE | {"clock", "codec", "validation"}
+READING = BASE | {"cut", "tables", "projection", "store"}
+TRANSACTING = READING | {"validation", "workspace", "proposal", "transaction"}
 FILES = {"shared.frame", "shared.mapped", "shared.segments", "shared.header", "shared.log", "shared.index"}
-WRITER = FILES | {"shared.positions", "shared.recovery", "shared.draft", "shared.journal"}
+WRITER = FILES | {
+    "shared.positions",
+    "shared.recovery",
+    "shared.rows",
+    "shared.heads",
+    "shared.draft",
+    "shared.journal",
+}
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
 LINE = {"shared.handshake", "shared.wire", "shared.transport"}
 PLACE = {"shared.directory", "shared.creator", "shared.handshake"}
@@ -23,10 +32,18 @@ ALLOWED = {
     "packers": set(),
     "codec": BASE | {"packers"},
     "validation": BASE | {"clock", "codec", "options"},
-    "store": BASE,
+    "cut": BASE,
+    "retries": set(),
+    "tables": VALUES,
+    "projection": BASE | {"tables"},
+    "store": BASE | {"tables", "projection", "retries"},
+    "proposal": VALUES,
+    "workspace": VALUES | {"cut", "proposal"},
+    "transaction": VALUES | {"store", "tables", "projection", "workspace"},
+    "backend": TRANSACTING | {"retries"},
     "handlers": BASE,
-    "aggregate": VALUES | {"store", "handlers"},
-    "memory": VALUES | {"store", "options"},
+    "aggregate": VALUES | {"store", "handlers", "projection", "retries"},
+    "memory": VALUES | {"options", "cut", "proposal", "transaction", "backend"},
     "shared.frame": BASE,
     "shared.mapped": BASE,
     "shared.segments": BASE | FILES - {"shared.log", "shared.index", "shared.header"},
@@ -35,9 +52,12 @@ ALLOWED = {
     "shared.positions": BASE | {"shared.segments"},
     "shared.index": BASE | FILES,
     "shared.recovery": BASE | FILES | {"shared.positions"},
-    "shared.draft": BASE | {"clock", "shared.frame"},
+    "shared.rows": VALUES | {"cut", "proposal", "shared.frame"},
+    "shared.heads": BASE | FILES,
+    "shared.draft": VALUES | {"shared.frame", "shared.heads", "shared.rows"},
     "shared.journal": VALUES | WRITER,
-    "shared.reader": VALUES | FILES,
+    "shared.key_list": VALUES | FILES | {"cut"},
+    "shared.reader": VALUES | FILES | {"cut", "shared.key_list"},
     "shared.damage": set(),
     "shared.salvage": BASE | FILES | {"options"},
     "shared.survey": BASE | FILES | {"shared.salvage", "options"},
@@ -60,13 +80,13 @@ ALLOWED = {
     "shared.process": BASE | WRITER | LINE | PLACE | {"options", "shared.server", "shared.launch", "shared.complaints"},
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
     "shared.open_calls": set(),
-    # The draft for the type of its rows only.
-    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.draft", "shared.open_calls"},
+    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.rows", "shared.open_calls"},
     "shared.store": VALUES
     | {"options"}
     | LINE
     | PLACE
-    | {"store", "shared.proxy", "shared.election", "shared.reader", "shared.places"},
+    | {"backend", "cut", "proposal", "transaction"}
+    | {"shared.proxy", "shared.election", "shared.reader", "shared.places", "shared.rows"},
     "connect": BASE | {"options"} | {"store", "memory", "shared.store", "shared.election", "shared.places"},
 }
 ONLY_THERE = {

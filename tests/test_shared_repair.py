@@ -803,7 +803,7 @@ REFUSED = {
     "a key that is no text": ([(EVENT, b"\xff", 1)], "valid Unicode"),
     "an older snapshot": ([(frames.SNAPSHOT, b"a", 1)], "not older"),
     "two snapshots": ([(frames.SNAPSHOT, b"a", 8), (frames.SNAPSHOT, b"b", 8)], "one snapshot"),
-    "another kind": ([(7, b"a", 9)], "events, or one snapshot"),
+    "another kind": ([(7, b"a", 9)], "events and changes of tables, or one snapshot"),
 }
 
 

@@ -1,78 +1,113 @@
-"""A commit on its way into the log: its rows as they come from a client, the rules that they are held to, its frame.
-
-The journal trusts no client, so each row is checked here again, though clients check theirs before they send it.
-"""
+"""A commit on its way into the log: its frame, made of rows that are checked on the way."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
 
-from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.errors import InvalidEventError, SequenceConflictError, StoreError, shown
+from maestro_shm import codec
+from maestro_shm.clock import HybridClock
 from maestro_shm.records import MAX_SEQUENCE
 from maestro_shm.shared import frame as frames
-from maestro_shm.shared.frame import MAX_KEY_BYTES
-
-Row = tuple[str, int, int | None, bytes]
-"""An event as it comes from a client: aggregate id, sequence, timestamp if it has one, payload."""
-
-Head = tuple[int, int, int]
-"""The newest record of a key: the word of the index that points to it (or 0), its offset, its sequence."""
-NO_HEAD: Final[Head] = (0, 0, -1)
+from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE
+from maestro_shm.shared.heads import Head, Heads
+from maestro_shm.shared.rows import ChangeRow, Row, change_refusal, entry_key, key_of, refusal, table_key
 
 
 class Draft:
-    """A frame under construction: records of one kind, and the heads that they leave behind."""
+    """A frame under construction: its records, and the heads that they leave behind."""
 
-    __slots__ = ("end", "heads", "kind", "new_keys", "offset", "offsets", "packed", "timestamps")
+    __slots__ = ("end", "heads", "new_keys", "new_streams", "offset", "offsets", "packed", "timestamps")
 
-    def __init__(self, kind: int, offset: int) -> None:
-        self.kind = kind
+    def __init__(self, offset: int) -> None:
         self.offset = offset
         self.end = offset + frames.FRAME_HEADER.size
         self.packed: list[bytes] = []
+        self.heads: dict[int, dict[bytes, Head]] = {}
+        """By kind and key."""
         self.offsets: list[int] = []
-        self.heads: dict[bytes, Head] = {}
+        """Of the events."""
         self.timestamps: list[int] = []
         self.new_keys = 0
+        self.new_streams = 0
 
-    def add(self, key: bytes, before: Head, sequence: int, position: int, timestamp: int, payload: bytes) -> None:
-        """Append a record that follows on this head."""
+    def heads_of(self, kind: int) -> dict[bytes, Head]:
+        """The heads of one kind."""
+        return self.heads.setdefault(kind, {})
+
+    def add_event(self, key: bytes, before: Head, sequence: int, position: int, timestamp: int, payload: bytes) -> None:
+        """Append an event that follows on this head."""
+        self.offsets.append(self.end)
+        self.timestamps.append(timestamp)
+        if not before[1]:
+            self.new_streams += 1
+        self.add(EVENT, key, before, sequence, position, timestamp, payload)
+
+    def add(
+        self, kind: int, key: bytes, before: Head, sequence: int, position: int, timestamp: int, payload: bytes
+    ) -> None:
+        """Append a record that follows on this head; the heads of its kind must have been asked for."""
         offset = self.end
         word, previous, _ = before
-        packed = frames.pack_record(
-            self.offset, offset, self.kind, key, sequence, previous, position, timestamp, payload
-        )
+        packed = frames.pack_record(self.offset, offset, kind, key, sequence, previous, position, timestamp, payload)
         if not previous:
             self.new_keys += 1
         self.packed.append(packed)
-        self.offsets.append(offset)
-        self.timestamps.append(timestamp)
-        self.heads[key] = (word, offset, sequence)
+        self.heads[kind][key] = (word, offset, sequence)
         self.end = offset + len(packed)
 
 
-def key_of(aggregate_id: str) -> bytes:
-    """The key of an aggregate's records. Raises `InvalidEventError`."""
-    try:
-        return aggregate_id.encode()
-    except (AttributeError, UnicodeEncodeError):
-        raise InvalidEventError(f"an aggregate id must be a str of valid Unicode, not {shown(aggregate_id)}") from None
+def draft_events(draft: Draft, heads: Heads, clock: HybridClock, rows: Sequence[Row], first_position: int) -> None:
+    """Append the events that these rows tell of. Raises `SequenceConflictError`, `InvalidEventError`."""
+    own = draft.heads_of(EVENT)
+    for position, row in enumerate(rows, first_position):
+        aggregate_id, sequence, given, payload = row
+        key = key_of(aggregate_id)
+        before = own.get(key) or heads.get(EVENT, key)
+        if (
+            type(sequence) is not int
+            or not before[2] < sequence <= MAX_SEQUENCE
+            or type(payload) is not bytes
+            or given is not None
+            or not before[1]  # a new key
+        ) and (error := refusal(key, before[2], row)) is not None:
+            raise error
+        timestamp = clock.tick() if given is None else clock.observe(given)
+        draft.add_event(key, before, sequence, position, timestamp, payload)
 
 
-def refusal(key: bytes, last: int, row: Row) -> StoreError | None:
-    """Why a record cannot follow on this sequence number, or None."""
-    aggregate_id, sequence, given, payload = row
-    if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
-        reason = f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {shown(sequence)}"
-    elif sequence <= last:
-        return SequenceConflictError(aggregate_id, sequence, last)
-    elif not 0 < len(key) <= MAX_KEY_BYTES:
-        reason = f"its aggregate id must have 1 to {MAX_KEY_BYTES} bytes, not {len(key)}"
-    elif type(payload) is not bytes:
-        reason = f"its payload must be bytes, not {shown(payload)}"
-    elif given is not None and (type(given) is not int or not 0 <= given <= MAX_TIMESTAMP):
-        reason = f"its timestamp must be None or an int from 0 to {MAX_TIMESTAMP}, not {shown(given)}"
-    else:
-        return None
-    return InvalidEventError(reason, aggregate_id, sequence)
+def draft_snapshot(draft: Draft, clock: HybridClock, key: bytes, before: Head, sequence: int, payload: bytes) -> None:
+    """Append a snapshot."""
+    draft.heads_of(SNAPSHOT)
+    draft.add(SNAPSHOT, key, before, sequence, 0, clock.tick(), payload)
+
+
+def draft_changes(draft: Draft, heads: Heads, clock: HybridClock, rows: Sequence[ChangeRow]) -> None:
+    """Append the entries that these rows tell of, and for each table which keys come and go by them.
+
+    Raises `TableConflictError`, `InvalidEntryError`.
+    """
+    own = draft.heads_of(ENTRY)
+    was_there: dict[tuple[str, str], bool] = {}
+    is_there: dict[tuple[str, str], bool] = {}
+    for row in rows:
+        table, entry, version, payload = row
+        key = entry_key(table, entry)
+        before = own.get(key) or heads.get(ENTRY, key)
+        if (error := change_refusal(key, before[2], row)) is not None:
+            raise error
+        if (table, entry) not in was_there:
+            was_there[table, entry] = heads.has_payload(before)
+        is_there[table, entry] = bool(payload)
+        draft.add(ENTRY, key, before, version, 0, clock.tick(), payload)
+    moved: dict[str, tuple[list[str], list[str]]] = {}
+    for (table, entry), comes in is_there.items():
+        if was_there[table, entry] != comes:
+            moved.setdefault(table, ([], []))[not comes].append(entry)
+    for table, keys in moved.items():
+        _draft_keys(draft, heads, clock, table_key(table), keys)
+
+
+def _draft_keys(draft: Draft, heads: Heads, clock: HybridClock, key: bytes, moved: tuple[list[str], list[str]]) -> None:
+    before = heads.get(TABLE, key)
+    draft.heads_of(TABLE)
+    draft.add(TABLE, key, before, before[2] + 1, 0, clock.tick(), codec.pack(list(moved), ("came", "went")))

@@ -10,7 +10,9 @@ multiples of 8, so that what follows a shorter one is padded with zeros.
 
 `length` and `size` count the whole frame and the whole record without its padding. `previous` is the offset of the
 newest older record of the same kind and key, or 0. `distance` leads back to the start of the frame. `aggregates` is the
-number of streams in the store after the commit. The position of a snapshot is 0. A key is an aggregate id in UTF-8.
+number of streams in the store after the commit. The position is 0 where the record is no event. A key is an aggregate
+id in UTF-8; of an entry the table's name, a zero byte, and the entry's key. What a table's name leads to are records of
+which keys came and went. The sequence of these two is a version, which counts from 0. An entry without payload is none.
 
 A frame whose commit was undone is void: its place stays taken, since a reader may be on its way there. Its length is
 odd, and the CRC behind that covers length and epoch alone; both are one word, so that a frame becomes void at once.
@@ -32,6 +34,9 @@ from zlib import crc32
 
 EVENT: Final = 1
 SNAPSHOT: Final = 2
+ENTRY: Final = 3
+TABLE: Final = 4
+KINDS: Final = (EVENT, SNAPSHOT, ENTRY, TABLE)
 
 FRAME_HEADER: Final = struct.Struct("<II16sQQII")
 RECORD_HEADER: Final = struct.Struct("<IIQQQQIHH")

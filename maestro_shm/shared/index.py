@@ -105,10 +105,10 @@ class Index:
                 return word + 1
         return None
 
-    def claim(self, kind: int, keys: Iterable[bytes]) -> list[int]:
-        """The words that hold the offsets of the keys' newest records. A new key gets one, with 0 in it as yet."""
+    def claim(self, keys: Iterable[tuple[int, bytes]]) -> list[int]:
+        """The words for the newest offsets of kinds and keys. A new key gets one, with 0 in it as yet."""
         claimed: dict[int, None] = {}
-        for key in keys:
+        for kind, key in keys:
             claimed[self._claim(kind, key, claimed)] = None
         return list(claimed)
 
@@ -187,9 +187,9 @@ class GrowingIndex:
         """The word of the current generation that holds the key's newest offset, or None."""
         return self._current.find(kind, key)
 
-    def claim(self, kind: int, keys: Collection[bytes]) -> list[Claim]:
-        """What is to hold the newest offsets of these keys: words of the current table, then of the next."""
-        return [(table.words, table.claim(kind, keys)) for table in (self._current, self._next) if table is not None]
+    def claim(self, keys: Collection[tuple[int, bytes]]) -> list[Claim]:
+        """What is to hold the newest offsets of kinds and keys: words of the current table, then of the next."""
+        return [(table.words, table.claim(keys)) for table in (self._current, self._next) if table is not None]
 
     def reserve(self, new_keys: int) -> None:
         """Make room for new keys. Words that were found before are void if the header's generation changes by it.

@@ -23,13 +23,12 @@ from maestro_shm.errors import (
     StoreUnavailableError,
     shown,
 )
-from maestro_shm.records import MAX_SEQUENCE
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
-from maestro_shm.shared.draft import NO_HEAD, Draft, Head, Row, key_of, refusal
-from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, SNAPSHOT, Frame
+from maestro_shm.shared.draft import Draft, draft_changes, draft_events, draft_snapshot
+from maestro_shm.shared.frame import COMMIT_ID_BYTES, ENTRY, EVENT, SNAPSHOT, Frame, Record
 from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
@@ -45,11 +44,10 @@ from maestro_shm.shared.header import (
     SERVER_PID,
     WAITS_FOR_DISK,
 )
+from maestro_shm.shared.heads import Heads
 from maestro_shm.shared.index import Claim
 from maestro_shm.shared.mapped import DiskError
-
-_CACHED_HEADS: Final = 1 << 16
-"""How many streams' heads are remembered; the index knows the others."""
+from maestro_shm.shared.rows import ChangeRow, ReadRow, Row, entry_key, key_of, read_key, refusal, stale
 
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
@@ -118,11 +116,42 @@ class Journal:
             raise InvalidEventError("a commit needs at least one event")
         aggregate_id, sequence, _, _ = rows[0]
         if resent and (frame := self._done(EVENT, key_of(aggregate_id), sequence, commit_id)):
-            return frame.first_position, [record.timestamp for record in self._files.log.records(frame)]
+            return frame.first_position, [record.timestamp for record in self._events(frame)]
         self._check_disk()
         first_position = self._written[2] + 1
-        draft = self._draft(lambda offset: self._draft_events(rows, first_position, offset))
-        self._append(draft, commit_id, first_position, len(rows))
+        draft = self._draft(lambda draft: draft_events(draft, self._heads, self._clock, rows, first_position))
+        self._append(draft, commit_id, first_position)
+        return first_position, draft.timestamps
+
+    def commit(
+        self,
+        commit_id: bytes,
+        rows: Sequence[Row],
+        changes: Sequence[ChangeRow],
+        reads: Sequence[ReadRow],
+        resent: object,
+    ) -> tuple[int, list[int]]:
+        """Store events and changes of tables, if what they were decided by is still so; otherwise as `commit_events`.
+
+        Raises `StaleReadError`, `TableConflictError` and `InvalidEntryError`, too.
+        """
+        self._check_is_writer()
+        if not rows and not changes:
+            raise InvalidEventError("a commit needs at least one event or change")
+        if resent and (frame := self._done(*_first_of(rows, changes), commit_id)):
+            return frame.first_position, [record.timestamp for record in self._events(frame)]
+        self._check_disk()
+        for read in reads:
+            if (last := self._heads.get(read[0], read_key(read))[2]) != read[3]:
+                raise stale(read, last)
+        first_position = self._written[2] + 1
+
+        def fill(draft: Draft) -> None:
+            draft_events(draft, self._heads, self._clock, rows, first_position)
+            draft_changes(draft, self._heads, self._clock, changes)
+
+        draft = self._draft(fill)
+        self._append(draft, commit_id, first_position)
         return first_position, draft.timestamps
 
     def commit_snapshot(
@@ -134,13 +163,13 @@ class Journal:
         if resent and self._done(SNAPSHOT, key, sequence, commit_id):
             return True
         self._check_disk()
-        before = self._head(SNAPSHOT, key)
+        before = self._heads.get(SNAPSHOT, key)
         if type(sequence) is int and 0 <= sequence <= before[2]:
             return False
         if (error := refusal(key, before[2], (aggregate_id, sequence, None, payload))) is not None:
             raise error
-        draft = self._draft(lambda offset: self._draft_snapshot(key, before, sequence, payload, offset))
-        self._append(draft, commit_id, self._written[2] + 1, 0)
+        draft = self._draft(lambda draft: draft_snapshot(draft, self._clock, key, before, sequence, payload))
+        self._append(draft, commit_id, self._written[2] + 1)
         return True
 
     def wind_clock(self, timestamp: int) -> None:
@@ -212,7 +241,7 @@ class Journal:
         self._files = files
         words = self._words = files.header.words
         self._waits_for_disk = bool(words[WAITS_FOR_DISK])
-        self._heads: dict[int, dict[bytes, Head]] = {EVENT: {}, SNAPSHOT: {}}
+        self._heads = Heads(files.index, files.log)
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
 
     def _check_may_write(self) -> None:
@@ -240,7 +269,7 @@ class Journal:
 
     def _frame_of(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
         log = self._files.log
-        _, offset, found = self._head(kind, key)
+        _, offset, found = self._heads.get(kind, key)
         while offset and found > sequence:
             offset = log.read(offset)[1]
             found = log.read(offset)[0] if offset else -1
@@ -249,72 +278,45 @@ class Journal:
         frame = log.frame_of(offset)
         return frame if frame.commit_id == commit_id else None
 
-    def _head(self, kind: int, key: bytes) -> Head:
-        known = self._heads[kind].get(key)
-        if known is not None:
-            return known
-        word = self._files.index.find(kind, key)
-        if word is None:
-            return NO_HEAD
-        offset = self._files.index.words[word]
-        return word, offset, self._files.log.read(offset)[0]
+    def _events(self, frame: Frame) -> list[Record]:
+        return [record for record in self._files.log.records(frame) if record.kind == EVENT]
 
-    def _draft(self, make: Callable[[int], Draft]) -> Draft:
-        """The draft that `make` makes for an offset: the tail's, or the next segment's where it does not fit."""
+    def _draft(self, fill: Callable[[Draft], None]) -> Draft:
+        """A draft at the tail, filled; or in the next segment where it does not fit."""
         tail = self._written[3]
-        draft = make(tail)
+        draft = self._filled(tail, fill)
         length = draft.end - tail
         if (size := length - frames.FRAME_HEADER.size) > self.max_commit_bytes:
             raise InvalidEventError(f"the commit has {size:,} bytes, over the cap of {self.max_commit_bytes:,}")
         place = self._files.log.place(tail, length)
-        return draft if place == tail else make(place)
+        return draft if place == tail else self._filled(place, fill)
 
-    def _draft_events(self, rows: Sequence[Row], first_position: int, offset: int) -> Draft:
-        draft = Draft(EVENT, offset)
-        heads, clock = draft.heads, self._clock
-        clock.last = self._written[0]  # a draft that is given up leaves no trace
-        for position, row in enumerate(rows, first_position):
-            aggregate_id, sequence, given, payload = row
-            key = key_of(aggregate_id)
-            before = heads.get(key) or self._head(EVENT, key)
-            if (
-                type(sequence) is not int
-                or not before[2] < sequence <= MAX_SEQUENCE
-                or type(payload) is not bytes
-                or given is not None
-                or not before[1]  # a new key
-            ) and (error := refusal(key, before[2], row)) is not None:
-                raise error
-            timestamp = clock.tick() if given is None else clock.observe(given)
-            draft.add(key, before, sequence, position, timestamp, payload)
+    def _filled(self, offset: int, fill: Callable[[Draft], None]) -> Draft:
+        draft = Draft(offset)
+        self._clock.last = self._written[0]  # a draft that is given up leaves no trace
+        fill(draft)
         return draft
 
-    def _draft_snapshot(self, key: bytes, before: Head, sequence: int, payload: bytes, offset: int) -> Draft:
-        draft = Draft(SNAPSHOT, offset)
-        self._clock.last = self._written[0]
-        draft.add(key, before, sequence, 0, self._clock.tick(), payload)
-        return draft
-
-    def _append(self, draft: Draft, commit_id: bytes, first_position: int, events: int) -> None:
+    def _append(self, draft: Draft, commit_id: bytes, first_position: int) -> None:
         if type(commit_id) is not bytes or len(commit_id) != COMMIT_ID_BYTES:
             raise InvalidEventError(f"a commit id must be {COMMIT_ID_BYTES} bytes, not {shown(commit_id)}")
         files = self._files
         _, aggregates, _, tail = self._written
-        last_position = first_position + events - 1
-        aggregates += draft.new_keys if events else 0
+        last_position = first_position + len(draft.offsets) - 1
+        aggregates += draft.new_streams
         facts = (commit_id, first_position, aggregates, len(draft.packed), self.epoch)
         packed = frames.pack_frame(tail, draft.end - draft.offset, *facts, b"".join(draft.packed))
         following = self._reserve(draft, last_position)
         index_words = files.index.words
         try:
             files.log.write(tail, draft.offset, packed)
-            for word, offset, _ in draft.heads.values():
-                index_words[word] = offset
+            for heads in draft.heads.values():
+                for word, offset, _ in heads.values():
+                    index_words[word] = offset
             if following:
-                tables.store(following, [offset for _, offset, _ in draft.heads.values()])
-            if events:
-                files.positions.put(first_position, draft.offsets)
-            self._heads[draft.kind].update(draft.heads)
+                tables.store(following, [head[1] for heads in draft.heads.values() for head in heads.values()])
+            files.positions.put(first_position, draft.offsets)
+            self._heads.note(draft.heads)
             self._written = self._clock.last, aggregates, last_position, draft.end
             if self._waits_for_disk:
                 self.is_unsettled = True
@@ -361,11 +363,21 @@ class Journal:
             raise
         finally:
             words_hold = self._words[GENERATION] == generation
-            if not words_hold or len(self._heads[draft.kind]) > _CACHED_HEADS:
-                self._heads = {EVENT: {}, SNAPSHOT: {}}
+            if not words_hold:
+                self._heads.forget()
         if words_hold and not draft.new_keys and not self._files.index.is_growing:
             return []
-        (_, claimed), *following = self._files.index.claim(draft.kind, draft.heads)
-        for (key, (_, offset, sequence)), word in zip(list(draft.heads.items()), claimed, strict=True):
-            draft.heads[key] = word, offset, sequence
+        keys = [(kind, key) for kind, heads in draft.heads.items() for key in heads]
+        (_, claimed), *following = self._files.index.claim(keys)
+        for (kind, key), word in zip(keys, claimed, strict=True):
+            _, offset, sequence = draft.heads[kind][key]
+            draft.heads[kind][key] = word, offset, sequence
         return following
+
+
+def _first_of(rows: Sequence[Row], changes: Sequence[ChangeRow]) -> tuple[int, bytes, int]:
+    """What the first record of a commit is found by: its kind, key, and sequence."""
+    if rows:
+        return EVENT, key_of(rows[0][0]), rows[0][1]
+    table, key, version, _ = changes[0]
+    return ENTRY, entry_key(table, key), version

@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from maestro_shm.errors import (
+    ConflictError,
+    InvalidEntryError,
     InvalidEventError,
-    SequenceConflictError,
     StoreFullError,
     StoreUnavailableError,
     shown,
 )
 from maestro_shm.shared import election, wire
-from maestro_shm.shared.draft import Row
 from maestro_shm.shared.open_calls import OpenCalls
+from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
 from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
 
 _BROKEN: Final = (ConnectionError, EOFError)
@@ -63,6 +64,16 @@ class StoreProxy(managers.BaseProxy):
         It is made in here since the outcome is open until the caller has it.
         """
         return self._commit("commit_events", rows, [rows], made)
+
+    def commit(
+        self,
+        rows: list[Row],
+        changes: list[ChangeRow],
+        reads: list[ReadRow],
+        made: Callable[[list[tuple[Any, ...]], Any], _Made],
+    ) -> _Made:
+        """What `made` makes of rows, changes and reads, and of such a reply."""
+        return self._commit("commit", [tuple(rows), tuple(changes), tuple(reads)], [rows, changes, reads], made)
 
     def commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         """Whether the snapshot was stored."""
@@ -124,7 +135,7 @@ class StoreProxy(managers.BaseProxy):
                 commit_id, is_open = open_calls[call], True
                 del open_calls[call]
             return made(content, self._call(number, method, [commit_id, *arguments, is_open]))
-        except (SequenceConflictError, InvalidEventError):
+        except (ConflictError, InvalidEventError, InvalidEntryError):
             raise
         except StoreFullError:
             if is_open:

@@ -8,27 +8,38 @@ generation before it stops to write the old one, so a table that is current now 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from maestro_shm import codec
+from maestro_shm.cut import NO_ENTRY, Cut, Entry, Keys
 from maestro_shm.errors import CorruptLogError, StoreClosedError, StoreUnavailableError
-from maestro_shm.records import Event, Snapshot
+from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
-from maestro_shm.shared.frame import EVENT, SNAPSHOT
+from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE
 from maestro_shm.shared.header import GENERATION, PUBLISHED, RETIRED
 from maestro_shm.shared.index import Index
+from maestro_shm.shared.key_list import NO_KEYS as _NO_KEYS
+from maestro_shm.shared.key_list import known_after
 from maestro_shm.shared.log import Log
 from maestro_shm.shared.mapped import MappedFile
 
 _CACHED_HEADS: Final = 1 << 16
 """How many streams' newest records are remembered by a reader."""
+_CACHED_ENTRIES: Final = 1 << 16
+_CACHED_BYTES: Final = 1 << 10
+"""How many entries of tables are remembered, and up to which size."""
 _RESET_PATIENCE: Final = 2.0
 """Seconds to wait for the next incarnation where one has ended: a reset takes a millisecond."""
 
 _Head = tuple[int, int, int]
 """The word of the index that points to a stream's newest record, that record's offset, and its sequence."""
+
+_StoredEntry = tuple[int, int, Entry]
+"""The word of the index that points to an entry's newest record, that record's offset, and what it says."""
+_Result = TypeVar("_Result")
 
 
 class _NoWords:
@@ -54,6 +65,9 @@ class _View:
         self.index_words = index.words
         self.generation = generation
         self.heads: dict[str, _Head] = {}
+        self.entries: dict[tuple[str, str], _StoredEntry] = {}
+        self.keys: dict[str, tuple[int, Keys]] = {}
+        """Of tables: the offset of the record that told of them last, and what they were then."""
 
     @property
     def is_retired(self) -> bool:
@@ -73,8 +87,8 @@ class _View:
     def head(self, aggregate_id: str, published: int) -> _Head | None:
         """Where the stream ends."""
         known = self.heads.get(aggregate_id)
-        # An offset that was published before is so for ever: where the index still has it, nothing is new.
-        if known is not None and self.index_words[known[0]] == known[1]:
+        # Where the index still has an offset that was published before this cut, nothing is new.
+        if known is not None and self.index_words[known[0]] == known[1] < published:
             return known
         word, offset = self.newest(EVENT, aggregate_id.encode(), published)
         if not offset:
@@ -107,6 +121,35 @@ class _View:
             return None
         sequence, _, _, _, payload = self.log.read(offset)
         return Snapshot(aggregate_id, sequence, codec.unpack(payload)[0])
+
+    def entry(self, published: int, table: str, key: str) -> Entry:
+        known = self.entries.get((table, key))
+        if known is not None and self.index_words[known[0]] == known[1] < published:
+            return known[2]
+        word, offset = self.newest(ENTRY, f"{table}\0{key}".encode(), published)
+        if not offset:
+            return NO_ENTRY
+        if len(self.entries) >= _CACHED_ENTRIES:
+            self.entries.clear()
+        version, _, _, _, payload = self.log.read(offset)
+        found = Entry(version, payload or None)
+        if len(payload) <= _CACHED_BYTES:
+            self.entries[table, key] = word, offset, found
+        return found
+
+    def keys_of(self, published: int, table: str) -> Keys:
+        _, offset = self.newest(TABLE, table.encode(), published)
+        if not offset:
+            return _NO_KEYS
+        before, known = self.keys.get(table, (0, _NO_KEYS))
+        if offset == before:
+            return known
+        if offset < before:  # a cut that is older than another one's
+            before, known = 0, _NO_KEYS
+        found = known_after(known, self.log.read_back(offset, known.version + 1, MAX_SEQUENCE))
+        if before or table not in self.keys:
+            self.keys[table] = offset, found
+        return found
 
 
 class _ClosedView(_View):
@@ -157,6 +200,20 @@ class Reader:
             except CorruptLogError:
                 if not view.is_retired:
                     raise
+
+    def payload(self, table: str, key: str) -> bytes | None:
+        """The packed value of a table's entry, or None."""
+        while True:
+            view, published = self._cut()
+            try:
+                return view.entry(published, table, key).payload
+            except CorruptLogError:
+                if not view.is_retired:
+                    raise
+
+    def cut(self) -> LogCut:
+        """The newest state, to be read from for as long as it takes."""
+        return LogCut(*self._cut(), self._directory)
 
     def stats(self) -> dict[str, Any]:
         """The figures of the store."""
@@ -221,6 +278,41 @@ class Reader:
             if time.monotonic() > deadline:
                 raise StoreUnavailableError(str(self._directory), "its server died while it reset or destroyed it")
             time.sleep(0.001)
+
+
+class LogCut(Cut):
+    """What the log holds up to an offset.
+
+    A reset of the store ends it, unless all that is asked for is mapped already: `StoreUnavailableError` then.
+    """
+
+    def __init__(self, view: _View, published: int, directory: Path) -> None:
+        self._view = view
+        self._published = published
+        self._directory = directory
+
+    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+        return self._read(self._view.events, aggregate_id, min_sequence, max_sequence)
+
+    def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
+        return self._read(self._view.snapshot, aggregate_id)
+
+    def last_sequence(self, aggregate_id: str) -> int | None:
+        return self._read(self._view.last_sequence, aggregate_id)
+
+    def entry(self, table: str, key: str) -> Entry:
+        return self._read(self._view.entry, table, key)
+
+    def keys(self, table: str) -> Keys:
+        return self._read(self._view.keys_of, table)
+
+    def _read(self, read: Callable[..., _Result], *arguments: object) -> _Result:
+        try:
+            return read(self._published, *arguments)
+        except CorruptLogError:
+            if self._view.is_retired:
+                raise StoreUnavailableError(str(self._directory), "it was reset while a transaction read it") from None
+            raise
 
 
 def _allocated_bytes(path: Path) -> int:

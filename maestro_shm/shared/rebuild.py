@@ -10,16 +10,16 @@ from contextlib import closing
 from pathlib import Path
 
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.errors import InvalidEventError, SequenceConflictError
+from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError
 from maestro_shm.shared import header as head
 from maestro_shm.shared import recovery
 from maestro_shm.shared.damage import Hole, Refusal, Report, Shift
 from maestro_shm.shared.diagnosis import Diagnosis
 from maestro_shm.shared.directory import Settings
-from maestro_shm.shared.draft import Row
-from maestro_shm.shared.frame import EVENT, SNAPSHOT, Record
+from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE, Record
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_BITS, SEGMENT_SIZE
+from maestro_shm.shared.rows import ChangeRow, Row
 from maestro_shm.shared.salvage import Piece, Salvage
 from maestro_shm.shared.survey import Survey
 
@@ -71,7 +71,7 @@ class _Copy:
         self._next_position = piece.next_position or self._next_position
         try:
             position = self._commit(piece.frame.commit_id, piece.records)
-        except (InvalidEventError, SequenceConflictError) as error:
+        except (InvalidEventError, InvalidEntryError, ConflictError) as error:
             path = str(self._salvage.path(piece.start >> SEGMENT_BITS))
             self._report.refusals.append(Refusal(path, piece.start % SEGMENT_SIZE, str(error)))
             return
@@ -86,7 +86,7 @@ class _Copy:
             self._report.lost_places += 1
 
     def _commit(self, commit_id: bytes, records: list[Record]) -> int | None:
-        """The position of the first event, or None for a snapshot."""
+        """The position of the first event, or None where there is none."""
         kinds = [record.kind for record in records]
         if kinds == [SNAPSHOT]:
             (snapshot,) = records
@@ -94,10 +94,13 @@ class _Copy:
             if not self._journal.commit_snapshot(commit_id, key, snapshot.sequence, snapshot.payload, resent=False):
                 raise InvalidEventError("there is a snapshot that is not older", key, snapshot.sequence)
             return None
-        if set(kinds) != {EVENT}:
-            raise InvalidEventError("a commit holds events, or one snapshot")
-        self._wind_clock(records)
-        return self._journal.commit_events(commit_id, list(map(_row, records)), resent=False)[0]
+        if not {EVENT, ENTRY, TABLE}.issuperset(kinds):
+            raise InvalidEventError("a commit holds events and changes of tables, or one snapshot")
+        events = [record for record in records if record.kind == EVENT]
+        self._wind_clock(events)
+        changes = [_change_row(record) for record in records if record.kind == ENTRY]  # what keys come is told anew
+        position, _ = self._journal.commit(commit_id, list(map(_row, events)), changes, [], resent=False)
+        return position if events else None
 
     def _wind_clock(self, records: list[Record]) -> None:
         """Let the clock come to those timestamps which only it may give."""
@@ -106,11 +109,12 @@ class _Copy:
             self._journal.wind_clock(late[0] - 1)
 
     def _note_events(self, records: list[Record], former_position: int, position: int) -> None:
-        self._report.events += len(records)
+        events = [record for record in records if record.kind == EVENT]
+        self._report.events += len(events)
         if (shift := former_position - position) != self._shift:
             self._shift = shift
             self._report.shifts.append(Shift(former_position, shift))
-        for record in records:
+        for record in events:
             offset, sequence = self._saved.get(record.key, (0, None))
             if record.previous not in (0, offset):
                 hole = Hole(sequence, record.sequence)
@@ -121,6 +125,11 @@ class _Copy:
 def _row(record: Record) -> Row:
     given = record.timestamp if record.timestamp <= MAX_TIMESTAMP else None
     return _aggregate_id(record.key), record.sequence, given, record.payload
+
+
+def _change_row(record: Record) -> ChangeRow:
+    table, _, key = record.key.partition(b"\0")
+    return _aggregate_id(table), _aggregate_id(key), record.sequence, record.payload
 
 
 def _aggregate_id(key: bytes) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -343,12 +342,9 @@ def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingInde
 def _replay_frame(
     draft: list[int], positions: Positions, index: GrowingIndex, frame: Frame, records: Sequence[Record]
 ) -> None:
-    newest: defaultdict[int, dict[bytes, int]] = defaultdict(dict)
-    for record in records:
-        newest[record.kind][record.key] = record.offset
+    newest = {(record.kind, record.key): record.offset for record in records}
     index.reserve(sum(not record.previous for record in records))
-    for kind, offsets in newest.items():
-        tables.store(index.claim(kind, offsets), offsets.values())
+    tables.store(index.claim(newest), newest.values())
     if events := [record for record in records if record.kind == EVENT]:
         positions.reserve(events[-1].position)
         positions.put(events[0].position, [event.offset for event in events])

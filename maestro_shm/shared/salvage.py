@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from maestro_shm.options import LARGEST_COMMIT_BYTES
 from maestro_shm.shared import frame as frames
-from maestro_shm.shared.frame import EVENT, FRAME_HEADER, RECORD_HEADER, SNAPSHOT, Frame, Record
+from maestro_shm.shared.frame import EVENT, FRAME_HEADER, KINDS, RECORD_HEADER, Frame, Record
 from maestro_shm.shared.log import FILE_MARK, SEGMENT_BITS, SEGMENT_SIZE, START, frame_at, is_skip, next_segment
 from maestro_shm.shared.mapped import PAGE
 
@@ -175,7 +175,7 @@ class Salvage:
         return bool(length & 1) or (
             0 < records <= length // RECORD_HEADER.size
             and distance == FRAME_HEADER.size
-            and kind in (EVENT, SNAPSHOT)
+            and kind in KINDS
             and RECORD_HEADER.size + key_length <= size <= length - FRAME_HEADER.size
         )
 

@@ -9,12 +9,15 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from maestro_shm import codec, options, validation
+from maestro_shm.backend import Backend
+from maestro_shm.cut import Cut
 from maestro_shm.errors import StoreClosedError, StoreError, StoreUnavailableError
+from maestro_shm.proposal import Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
@@ -22,15 +25,16 @@ from maestro_shm.shared import election, places
 from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
+from maestro_shm.shared.rows import rows_of
 from maestro_shm.shared.transport import Line
-from maestro_shm.store import Store
+from maestro_shm.transaction import refuse_within
 from maestro_shm.validation import PackedEvent
 
 _ABANDON_SECONDS: Final = 2.0
 """How long to wait for the server of a private store that could not be opened. It ends by itself with this process."""
 
 
-class SharedStore(Store):
+class SharedStore(Backend):
     """`connect()`, `connect("shm:NAME")`, `connect(PATH)`: see `Store`. Processes, threads and forks may share it."""
 
     _proxy: StoreProxy
@@ -98,6 +102,7 @@ class SharedStore(Store):
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
         self._check_open()
+        refuse_within(self, "a commit")
         packed = validation.pack_events(events, self._max_commit_bytes)
         if not packed:
             return []
@@ -109,6 +114,7 @@ class SharedStore(Store):
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
+        refuse_within(self, "a snapshot")
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
         try:
             return self._proxy.commit_snapshot(snapshot.aggregate_id, snapshot.sequence, payload)
@@ -136,12 +142,17 @@ class SharedStore(Store):
         validation.check_aggregate_id(aggregate_id)
         return self._reader.last_sequence(aggregate_id)
 
+    def payload(self, table: str, key: str) -> bytes | None:
+        self._check_open()
+        return self._reader.payload(table, key)
+
     def stats(self) -> dict[str, Any]:
         self._check_open()
         return self._reader.stats()
 
     def reset(self) -> None:
         self._check_open()
+        refuse_within(self, "a reset")
         if not self._allow_reset:
             raise StoreUnavailableError(self.target, "reset() forgets everything; connect with allow_reset=True for it")
         try:
@@ -172,6 +183,20 @@ class SharedStore(Store):
         self._check_open()
         self._use(election.attach(self.directory, time.monotonic() + self._timeout))
         return getattr(self, name)
+
+    def _cut(self) -> Cut:
+        self._check_open()
+        return self._reader.cut()
+
+    def _commit(self, proposal: Proposal) -> list[Event]:
+        self._check_open()
+        proposal.check_size(self._max_commit_bytes)
+        rows, changes, reads = rows_of(proposal)
+        try:
+            return self._proxy.commit(rows, changes, reads, lambda sent, reply: _as_stored(sent[0], reply))
+        except StoreUnavailableError:
+            self._check_open()
+            raise
 
     def _use(self, line: Line) -> None:
         proxy = StoreProxy(self.directory, self._timeout, line)
@@ -259,7 +284,7 @@ def _end_private(directory: Path, timeout: float, creator: int) -> None:
         election.end(directory, "stop", time.monotonic() + timeout)
 
 
-def _as_stored(packed: list[PackedEvent], reply: tuple[int, tuple[int, ...]]) -> list[Event]:
+def _as_stored(packed: Sequence[PackedEvent], reply: tuple[int, tuple[int, ...]]) -> list[Event]:
     first_position, timestamps = reply
     return [
         codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)

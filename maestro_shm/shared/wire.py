@@ -18,7 +18,7 @@ from maestro_shm import errors
 from maestro_shm.errors import shown
 from maestro_shm.packers import Packers
 
-METHODS: Final = ("commit_events", "commit_snapshot", "reset")
+METHODS: Final = ("commit_events", "commit", "commit_snapshot", "reset")
 """What a client may call of the journal."""
 SERVER_METHODS: Final = ("destroy", "stop")
 """What a client may call of the server itself."""
@@ -37,7 +37,10 @@ _ERRORS: Final = {
     for kind in (
         errors.StoreError,
         errors.SequenceConflictError,
+        errors.StaleReadError,
+        errors.TableConflictError,
         errors.InvalidEventError,
+        errors.InvalidEntryError,
         errors.StoreUnavailableError,
         errors.StoreClosedError,
         errors.StoreFullError,

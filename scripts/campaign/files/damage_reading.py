@@ -97,7 +97,7 @@ def _check_resent(journal: Journal, extent: Extent, commit: Commit) -> None:
         if commit.snapshot is not None:
             key, sequence = commit.snapshot.aggregate_id, commit.snapshot.sequence
             payload = codec.pack_body(commit.snapshot.body)
-            newest = journal._head(SNAPSHOT, key.encode())[2] == sequence
+            newest = journal._heads.get(SNAPSHOT, key.encode())[2] == sequence
             answer = journal.commit_snapshot(commit.commit_id, key, sequence, payload, resent=True)
             require(answer or not newest, f"a snapshot that was sent again, at {extent.start}, was not known")
         else:

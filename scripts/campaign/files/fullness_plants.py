@@ -14,11 +14,11 @@ from campaign.files.failing_calls import Group
 from campaign.files.tally import DIED, WRONG
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared import mapped
-from maestro_shm.shared.draft import Row
 from maestro_shm.shared.frame import FRAME_HEADER, RECORD_HEADER
 from maestro_shm.shared.header import GENERATION, INCARNATION, LAST_POSITION, NAME, PUBLISHED, RETIRED
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_BITS, START
+from maestro_shm.shared.rows import Row
 
 _commit_events: Final = Journal.commit_events
 _open: Final = Journal.open

@@ -20,9 +20,9 @@ import maestro_shm as ms
 from maestro_shm import codec, validation
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
-from maestro_shm.shared.draft import Row
 from maestro_shm.shared.frame import SNAPSHOT
 from maestro_shm.shared.log import START
+from maestro_shm.shared.rows import Row
 
 END: Final = 64 << 10
 KEYS: Final = tuple(f"stream-{'x' * number}{number}" for number in range(12))

@@ -14,9 +14,9 @@ from unittest import mock
 
 from campaign.planting import servers_begin_with
 from maestro_shm.errors import SequenceConflictError
-from maestro_shm.shared.draft import Row
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import Log
+from maestro_shm.shared.rows import Row
 
 _Reply = tuple[int, list[int]]
 _Rows = Sequence[Row]

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import maestro_shm as ms
 from campaign.kills.audit import Frame, Outcome, Sent, entry_of_event, entry_of_snapshot
 from maestro_shm import validation
-from maestro_shm.shared.draft import Row
 from maestro_shm.shared.journal import Journal
+from maestro_shm.shared.rows import Row
 
 CAP: Final = 1 << 20
 _LARGE: Final = (300_000, 900_000)

@@ -20,7 +20,7 @@ from maestro_shm import validation
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import handshake, wire
 from maestro_shm.shared import header as head
-from maestro_shm.shared.draft import Row
+from maestro_shm.shared.rows import Row
 from maestro_shm.shared.transport import Line
 
 READY: Final = "ready"

@@ -1,0 +1,134 @@
+"""What all stores do alike, over what each kind does for itself: to take a cut, and to commit a proposal."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from abc import abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+
+from maestro_shm import transaction as transactions
+from maestro_shm.cut import Cut
+from maestro_shm.errors import ConflictError, RetriesExhaustedError, SequenceConflictError, TransactionError, shown
+from maestro_shm.projection import Projection
+from maestro_shm.proposal import Proposal
+from maestro_shm.records import Event, Snapshot
+from maestro_shm.retries import Attempts
+from maestro_shm.store import Store
+from maestro_shm.tables import Table, Tables
+from maestro_shm.transaction import Transaction
+from maestro_shm.workspace import Workspace
+
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
+
+class Backend(Store):
+    """A store that can take a cut and commit a proposal."""
+
+    _max_commit_bytes: int
+
+    @abstractmethod
+    def _cut(self) -> Cut:
+        """The newest state."""
+
+    @abstractmethod
+    def _commit(self, proposal: Proposal) -> list[Event]:
+        """Store all of it, and return its events as stored. Raises `ConflictError` if a read is stale."""
+
+    @overload
+    def transact(self) -> Callable[[Callable[Concatenate[Any, _Params], _Result]], Callable[_Params, _Result]]: ...
+
+    @overload
+    def transact(
+        self,
+        function: Callable[Concatenate[Any, _Params], _Result],
+        *arguments: _Params.args,
+        **named: _Params.kwargs,
+    ) -> _Result: ...
+
+    def transact(self, function: Callable[..., Any] | None = None, *arguments: Any, **named: Any) -> Any:
+        if function is None:
+            return self._decorator
+        _check_function(function)
+        name = getattr(function, "__qualname__", shown(function))
+        transactions.refuse_within(self, "a transaction begins")
+        attempts = Attempts(self.retry_timeout)
+        while True:
+            transaction = Transaction(self, Workspace(self._cut(), self._max_commit_bytes))
+            with transactions.running(transaction, name):
+                result = function(transaction, *arguments, **named)
+            try:
+                if not transaction.workspace.proposal.is_empty:
+                    self._commit(transaction.workspace.proposal)
+            except ConflictError:
+                if not attempts.pause():
+                    raise RetriesExhaustedError(None, name, attempts.count, attempts.seconds()) from None
+                continue
+            self._store_snapshots(transaction.workspace.snapshots.values())
+            return result
+
+    def commit_all(self, events: Iterable[Event], projections: Iterable[Projection] = ()) -> list[Event]:
+        transactions.refuse_within(self, "a commit")
+        events, projections = list(events), list(projections)
+        if not projections:
+            return self.commit_events(events)
+        attempts = Attempts(self.retry_timeout)
+        while True:
+            transaction = Transaction(self, Workspace(self._cut(), self._max_commit_bytes))
+            with transactions.running(transaction, "commit_all"):
+                added = transaction.workspace.add_events(events)
+                transactions.project(added, projections, Tables(transaction.workspace))
+            try:
+                return self._commit(transaction.workspace.proposal) if added else []
+            except SequenceConflictError:
+                raise
+            except ConflictError:
+                if not attempts.pause():
+                    raise RetriesExhaustedError(None, "commit_all", attempts.count, attempts.seconds()) from None
+
+    def table(self, name: str) -> Table:
+        return Table(name, self)
+
+    def payload(self, table: str, key: str) -> bytes | None:
+        """For tables: the packed value of an entry, or None."""
+        return self._cut().entry(table, key).payload
+
+    def sorted_keys(self, table: str) -> Sequence[str]:
+        """For tables: all keys."""
+        return self._cut().keys(table).keys
+
+    def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
+        """For tables: keys from `start` on, with their packed values."""
+        cut = self._cut()
+        keys = cut.keys(table).keys
+        for key in keys[0 if start is None else bisect_left(keys, start) :]:
+            if (payload := cut.entry(table, key).payload) is not None:
+                yield key, payload
+
+    def _decorator(self, function: Callable[Concatenate[Any, _Params], _Result]) -> Callable[_Params, _Result]:
+        _check_function(function)
+
+        @functools.wraps(function)
+        def run(*arguments: _Params.args, **named: _Params.kwargs) -> _Result:
+            return self.transact(function, *arguments, **named)
+
+        return run
+
+    def _store_snapshots(self, snapshots: Iterable[Snapshot]) -> None:
+        for snapshot in snapshots:
+            try:
+                self.commit_snapshot(snapshot)
+            except Exception as error:  # noqa: BLE001 (the transaction has succeeded, whatever becomes of it)
+                message = f"no snapshot of {snapshot.aggregate_id!r}, though its transaction is committed: {error!r}"
+                warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _check_function(function: object) -> None:
+    if not callable(function):
+        raise TransactionError(f"a transaction needs a function, as in transact(function, …), not {shown(function)}")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise TransactionError(f"the function of a transaction must be a plain one, not {shown(function)}")

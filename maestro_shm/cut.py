@@ -1,0 +1,54 @@
+"""A cut: one consistent state of a store, that stays as it is whatever is committed meanwhile."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
+
+NEVER: Final = -1
+"""The version of an entry, or of a table, that has never been there."""
+
+
+class Entry(NamedTuple):
+    """A value of a table as it is stored. Its version counts its changes from 0; to be deleted is one of them."""
+
+    version: int
+    payload: bytes | None
+    """None where it is deleted or has never been there."""
+
+
+class Keys(NamedTuple):
+    """The keys of a table, in order. The version rises when some come or go, not when values change."""
+
+    version: int
+    keys: Sequence[str]
+
+
+NO_ENTRY: Final = Entry(NEVER, None)
+
+
+class Cut(ABC):
+    """The reads of one state. Arguments are right already: whoever asks has checked them."""
+
+    @abstractmethod
+    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+        """See `Store.get_events`."""
+
+    @abstractmethod
+    def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
+        """The aggregate's snapshot, if there is one."""
+
+    @abstractmethod
+    def last_sequence(self, aggregate_id: str) -> int | None:
+        """See `Store.last_sequence`."""
+
+    @abstractmethod
+    def entry(self, table: str, key: str) -> Entry:
+        """What a table has under a key."""
+
+    @abstractmethod
+    def keys(self, table: str) -> Keys:
+        """What keys a table has."""
