@@ -116,6 +116,8 @@ class Store(ABC):
         """Forget everything, as between two tests.
 
         Raises `StoreUnavailableError` unless the store is private, in memory, or connected with `allow_reset=True`.
+        Raises `StoreFullError`, and forgets nothing, where there is no room for a new, empty store beside the old one;
+        `destroy` needs none.
         """
 
     @abstractmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -94,10 +96,13 @@ def test_a_frame_at_another_offset_is_not_whole() -> None:
     assert not frames.frame_is_whole(packed, frame.offset + 8)
 
 
-@pytest.mark.parametrize("length", [0, 7, 50])
-def test_a_frame_that_was_cut_is_not_whole(length: int) -> None:
+@pytest.mark.parametrize("is_void", [False, True])
+def test_a_frame_that_was_cut_anywhere_is_not_whole(*, is_void: bool) -> None:
     frame, _, packed = sample_frame()
-    assert not frames.frame_is_whole(packed[: -length or None][: len(packed) - 1], frame.offset)
+    if is_void:
+        packed = frames.void_start(frame, frame.offset) + packed[8 : frames.FRAME_HEADER.size]
+    assert frames.frame_is_whole(packed, frame.offset)
+    assert not any(frames.frame_is_whole(packed[:length], frame.offset) for length in range(len(packed)))
 
 
 def test_every_flipped_bit_of_a_record_is_found_when_it_is_read(books: Books) -> None:
@@ -108,12 +113,19 @@ def test_every_flipped_bit_of_a_record_is_found_when_it_is_read(books: Books) ->
     with segment.open("r+b", buffering=0) as file:
         # Not the size: a larger one takes in what follows, and the CRC of that is tested by the others.
         for bit in itertools.chain(range(32), range(64, size * 8)):
-            (before,) = os.pread(file.fileno(), 1, start + bit // 8)
-            os.pwrite(file.fileno(), bytes([before ^ 1 << bit % 8]), start + bit // 8)
-            with pytest.raises(CorruptLogError, match=r"CRC"):
+            with flipped(file, start * 8 + bit), pytest.raises(CorruptLogError, match=r"CRC"):
                 books.reader.events("a", 0, 9)
-            os.pwrite(file.fileno(), bytes([before]), start + bit // 8)
     books.check()
+
+
+@contextmanager
+def flipped(file: FileIO, bit: int) -> Iterator[None]:
+    (before,) = os.pread(file.fileno(), 1, bit // 8)
+    os.pwrite(file.fileno(), bytes([before ^ 1 << bit % 8]), bit // 8)
+    try:
+        yield
+    finally:
+        os.pwrite(file.fileno(), bytes([before]), bit // 8)
 
 
 # Growth
@@ -669,6 +681,18 @@ def test_a_commit_sent_again_is_recognized_where_it_is_the_first_in_its_segment(
         assert books.journal._files.log.frame_of(books.journal._heads.get(EVENT, b"b")[1]).offset == SEGMENT_SIZE
         assert commit(books.journal, ("a", 3, large), ("b", 1, None), commit_id=commit_id, resent=True) == first
         books.check()
+
+
+def test_a_commit_sent_again_whose_frame_is_damaged_is_never_answered_wrongly(books: Books) -> None:
+    rows = [("a", 1, "body"), ("b", 1, None)]
+    first = books.commit(*rows, commit_id=b"1" * 16)
+    wrong = []
+    with (books.directory / "log-1-000000").open("r+b", buffering=0) as file:
+        for bit in range(frames.FRAME_HEADER.size * 8):
+            with flipped(file, START * 8 + bit), suppress(CorruptLogError):
+                if commit(books.journal, *rows, commit_id=b"1" * 16, resent=True) != first:
+                    wrong.append(bit)
+    assert wrong == []
 
 
 def test_a_commit_sent_again_that_was_never_stored_is_judged_anew(books: Books) -> None:

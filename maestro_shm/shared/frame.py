@@ -135,12 +135,14 @@ def void_start(frame: Frame, tail: int) -> bytes:
 
 def frame_is_whole(buffer: bytes, tail: int) -> bool:
     """Whether the buffer, which begins with the frame behind this tail, holds it whole and unharmed, or void."""
+    if len(buffer) < FRAME_HEADER.size:
+        return False
     length: int
     crc: int
     length, crc = _FRAME_START.unpack_from(buffer)
     if length & _VOID:
         counted = buffer[: _CRC.size] + buffer[_EPOCH_AT : FRAME_HEADER.size]
-        return len(buffer) >= FRAME_HEADER.size and crc32(counted, tail) == crc
+        return crc32(counted, tail) == crc
     return len(buffer) >= length and crc32(buffer[_FRAME_START.size : length], tail) == crc
 
 

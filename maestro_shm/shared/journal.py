@@ -142,7 +142,8 @@ class Journal:
             return frame.first_position, [record.timestamp for record in self._events(frame)]
         self._check_disk()
         for read in reads:
-            if (last := self._heads.get(read[0], read_key(read))[2]) != read[3]:
+            kind, _, _, found = read
+            if (last := self._heads.get(kind, read_key(read))[2]) != found:
                 raise stale(read, last)
         first_position = self._written[2] + 1
 
@@ -378,6 +379,7 @@ class Journal:
 def _first_of(rows: Sequence[Row], changes: Sequence[ChangeRow]) -> tuple[int, bytes, int]:
     """What the first record of a commit is found by: its kind, key, and sequence."""
     if rows:
-        return EVENT, key_of(rows[0][0]), rows[0][1]
+        aggregate_id, sequence, _, _ = rows[0]
+        return EVENT, key_of(aggregate_id), sequence
     table, key, version, _ = changes[0]
     return ENTRY, entry_key(table, key), version

@@ -92,6 +92,7 @@ class FullJournal:
         self._books.snapshot(key, sequence, self._choices.randbytes(self._choices.randrange(20_000)))
 
     def _reset(self) -> None:
+        self._books.check()  # what is wrong by now is seen by nobody afterwards
         self._books.reset()
         self._books.streams, self._books.snapshots = {}, {}
 

@@ -23,6 +23,7 @@ from campaign.hostile.served import Served
 from campaign.hostile.traps import Traps
 from maestro_shm import validation
 from maestro_shm.shared import wire
+from maestro_shm.shared.frame import ENTRY, EVENT, TABLE
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.transport import Line
 
@@ -164,12 +165,22 @@ def _recorded(served: Served) -> list[bytes]:
     events = [ms.Event(f"attacker-{number}", 1, "made", {"a": [1, b"2", None]}) for number in range(3)]
     for commit in (events, [ms.Event("attacker-0", 2, "made", 1, timestamp=5)]):
         proxy.commit_events(validation.pack_events(commit, 1 << 20), lambda _, reply: reply)
+    rows = validation.pack_events([ms.Event("attacker-0", 3, "made", 1)], 1 << 20)
+    value = validation.pack_value("table", "key", {"a": 1})
+    proxy.commit(
+        rows, [("table", "key", 0, value), ("table", "other", 0, value)], [(EVENT, "attacker-1", "", 1)], _nothing
+    )
+    proxy.commit([], [("table", "key", 1, b"")], [(ENTRY, "table", "other", 0), (TABLE, "table", "", 0)], _nothing)
     snapshot = ms.Snapshot("attacker-1", 1, {"balance": 5})
     proxy.commit_snapshot("attacker-1", 1, validation.pack_snapshot(snapshot, 1 << 20))
     again = [_sent_again(request) for request in line.requests]
     proxy.close()
     others: tuple[list[Any], ...] = ([9, "journal", "reset", []], [0, None, "destroy", []], [0, None, "stop", []])
     return [*line.requests, *again, *(wire.pack(request)[wire.LENGTH_BYTES :] for request in others)]
+
+
+def _nothing(*_: Any) -> None:
+    """What is made of a reply here."""
 
 
 def _sent_again(request: bytes) -> bytes:

@@ -17,8 +17,12 @@ import msgpack
 from maestro_shm import errors
 from maestro_shm.shared import handshake, wire
 
-_KINDS: Final[list[type[errors.StoreError]]] = [errors.StoreError, *errors.StoreError.__subclasses__()]
-_ANSWERS: Final = {kind.__name__ for kind in _KINDS}
+
+def _names(kind: type[errors.StoreError]) -> set[str]:
+    return {kind.__name__}.union(*map(_names, kind.__subclasses__()))
+
+
+_ANSWERS: Final = _names(errors.StoreError)
 _SECRETS: Final = (b"Traceback (most recent", b'File "/', b".py")
 _FAILED: Final = b"the server failed"
 

@@ -125,9 +125,18 @@ class Mutator:
         """Number it anew; and some commits' events, or all would be refused for their sequence numbers."""
         self._last_sequence += 1
         message[0] = self._last_sequence
-        if message[2] == "commit_events" and self._choices.random() < 0.4:
+        if message[2] in ("commit_events", "commit") and self._choices.random() < 0.4:
             for number, row in enumerate(message[3][1]):
                 row[1] = self._last_sequence * 1000 + number
+            if message[2] == "commit":
+                self._decide_anew(message[3][2], message[3][3])
+
+    def _decide_anew(self, changes: list[list[Any]], reads: list[list[Any]]) -> None:
+        """Let changes follow on whatever there is, and nothing have been read but what is not there."""
+        for number, change in enumerate(changes):
+            change[2] = self._last_sequence * 1000 + number
+        for read in reads:
+            read[1:] = [f"nothing-{self._last_sequence}", *read[2:3], -1]
 
     def _change_a_part(self, message: list[Any]) -> None:
         choices = self._choices
