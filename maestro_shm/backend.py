@@ -7,16 +7,24 @@ import inspect
 import warnings
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from maestro_shm import transaction as transactions
 from maestro_shm.cut import Cut
-from maestro_shm.errors import ConflictError, RetriesExhaustedError, SequenceConflictError, TransactionError, shown
+from maestro_shm.errors import (
+    ConflictError,
+    RetriesExhaustedError,
+    SequenceConflictError,
+    StoreUnavailableError,
+    TransactionError,
+    shown,
+)
 from maestro_shm.projection import Projection
 from maestro_shm.proposal import Proposal
 from maestro_shm.records import Event, Snapshot
 from maestro_shm.retries import Attempts
+from maestro_shm.selection import selection
 from maestro_shm.store import Store
 from maestro_shm.tables import Table, Tables
 from maestro_shm.transaction import Transaction
@@ -34,6 +42,10 @@ class Backend(Store):
     @abstractmethod
     def _cut(self) -> Cut:
         """The newest state."""
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """Raise `StoreClosedError` after `close`."""
 
     @abstractmethod
     def _commit(self, proposal: Proposal) -> list[Event]:
@@ -89,6 +101,30 @@ class Backend(Store):
             except ConflictError:
                 if not attempts.pause():
                     raise RetriesExhaustedError(None, "commit_all", attempts.count, attempts.seconds()) from None
+
+    @property
+    def last_position(self) -> int:
+        return self._cut().last_position
+
+    def read(
+        self,
+        after: int = 0,
+        *,
+        limit: int | None = None,
+        types: Collection[str] | None = None,
+        aggregate_prefix: str | None = None,
+    ) -> Iterator[Event]:
+        return self._one_by_one(self._cut().feed(selection(after, limit, types, aggregate_prefix)))
+
+    def _one_by_one(self, batches: Iterable[list[Event]]) -> Iterator[Event]:
+        self._check_open()
+        try:
+            for batch in batches:
+                yield from batch
+                self._check_open()
+        except StoreUnavailableError:
+            self._check_open()  # a private store ends with its handle
+            raise
 
     def table(self, name: str) -> Table:
         return Table(name, self)

@@ -35,6 +35,7 @@ _NO_STACK: Final = "cannot be packed so deep in the call stack"
 
 
 _EVENT_FIELDS: Final = ("type", "body", "metadata")
+_NOTHING: Final = msgpack.packb(None) * 2
 _new: Final = object.__new__
 _set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = EVENT_SETTERS
 
@@ -72,6 +73,11 @@ def unpack(packed: bytes) -> Any:
 def pack_event(event: Event) -> bytes:
     """What a store keeps of an event beside its aggregate, sequence, timestamp and position."""
     return pack([event.type, event.body, event.metadata], _EVENT_FIELDS)
+
+
+def event_head(kind: str) -> bytes:
+    """What `pack_event` gives begins with this if and only if the event is of this type."""
+    return pack([kind, None, None], _EVENT_FIELDS)[: -len(_NOTHING)]
 
 
 def pack_body(body: Any) -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
+from maestro_shm.selection import Selection
 
 NEVER: Final = -1
 """The version of an entry, or of a table, that has never been there."""
@@ -44,6 +45,15 @@ class Cut(ABC):
     @abstractmethod
     def last_sequence(self, aggregate_id: str) -> int | None:
         """See `Store.last_sequence`."""
+
+    @property
+    @abstractmethod
+    def last_position(self) -> int:
+        """That of the newest event, or 0."""
+
+    @abstractmethod
+    def feed(self, wanted: Selection) -> Iterator[list[Event]]:
+        """The wanted events in the order of their positions, some at once."""
 
     @abstractmethod
     def entry(self, table: str, key: str) -> Entry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -19,6 +19,7 @@ from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys
 from maestro_shm.errors import SequenceConflictError, StaleReadError, StoreClosedError, TableConflictError
 from maestro_shm.proposal import Change, Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
+from maestro_shm.selection import Selection
 from maestro_shm.transaction import refuse_within
 
 
@@ -83,6 +84,13 @@ class _MemoryCut(Cut):
     def last_sequence(self, aggregate_id: str) -> int | None:
         found = self._store.find_events(aggregate_id, 0, MAX_SEQUENCE)
         return next((event.sequence for event in reversed(found) if event.position <= self._position), None)
+
+    @property
+    def last_position(self) -> int:
+        return self._position
+
+    def feed(self, wanted: Selection) -> Iterator[list[Event]]:
+        yield self._store.find_after(wanted, self._position)
 
     def entry(self, table: str, key: str) -> Entry:
         return self._store.find_entry(table, key, self._commit)
@@ -176,6 +184,19 @@ class MemoryStore(Backend):
             end = bisect_right(stream, max_sequence, key=_by_sequence)
             return stream[start:end]
 
+    def find_after(self, wanted: Selection, last: int) -> list[Event]:
+        """The wanted events up to a last position."""
+        with self._lock:
+            self._check_open()
+            found = [
+                event
+                for aggregate_id, stored in self._all[wanted.after : last]
+                if aggregate_id.startswith(wanted.aggregate_prefix)
+                for event in [_unpack(aggregate_id, stored)]
+                if wanted.types is None or event.type in wanted.types
+            ]
+            return found[: wanted.limit]
+
     def find_snapshot(self, aggregate_id: str, commit: int) -> _StoredSnapshot | None:
         """The newest snapshot up to a commit."""
         with self._lock:
@@ -206,6 +227,7 @@ class MemoryStore(Backend):
 
     def _forget(self) -> None:
         self._streams: dict[str, list[_StoredEvent]] = {}
+        self._all: list[tuple[str, _StoredEvent]] = []
         self._snapshots: dict[str, list[_StoredSnapshot]] = {}
         self._tables: dict[str, _Table] = {}
         self._commits = 0
@@ -262,5 +284,6 @@ class MemoryStore(Backend):
         timestamp = self._clock.tick() if given is None else self._clock.observe(given)
         stored = _StoredEvent(sequence, timestamp, self._position, payload)
         self._streams.setdefault(aggregate_id, []).append(stored)
+        self._all.append((aggregate_id, stored))
         self._bytes += validation.record_size(aggregate_id, payload)
         return stored

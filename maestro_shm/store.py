@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
@@ -106,6 +106,30 @@ class Store(ABC):
     @abstractmethod
     def last_sequence(self, aggregate_id: str) -> int | None:
         """The sequence number of the aggregate's newest event, or None: the cheapest freshness check."""
+
+    @property
+    @abstractmethod
+    def last_position(self) -> int:
+        """The position of the newest event, 0 where there is none. It never lags behind a commit that was told of."""
+
+    @abstractmethod
+    def read(
+        self,
+        after: int = 0,
+        *,
+        limit: int | None = None,
+        types: Collection[str] | None = None,
+        aggregate_prefix: str | None = None,
+    ) -> Iterator[Event]:
+        """The feed: every event behind a position, of all aggregates, in the order in which they were committed.
+
+        It ends at what was the last position when it was called, and leaves nothing out; positions have no gap. Of
+        these events only those are given whose type is among `types` and whose aggregate's id begins with
+        `aggregate_prefix`, and at most `limit` of them. It is read on demand, so a large store needs no large memory.
+
+        Raises `InvalidEventError` for arguments that cannot be any, and, on the way, `StoreUnavailableError` if the
+        store is reset meanwhile.
+        """
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:

@@ -102,6 +102,13 @@ class _BoundStore(Store):
     def transact(self, *_: object, **__: object) -> NoReturn:
         raise TransactionError("a transaction cannot begin within another; call its function with the same transaction")
 
+    @property
+    def last_position(self) -> int:
+        raise TransactionError("the events of a transaction have no position yet; ask its store")
+
+    def read(self, *_: object, **__: object) -> NoReturn:
+        raise TransactionError("a transaction cannot read the feed, since every commit would conflict; ask its store")
+
     def stats(self) -> dict[str, Any]:
         raise TransactionError("a transaction has no figures of its own; ask its store")
 

@@ -16,6 +16,7 @@ from processes import killed_at_line
 
 import maestro_shm as ms
 from maestro_shm import validation
+from maestro_shm.selection import Selection
 from maestro_shm.shared import header as head
 from maestro_shm.shared import mapped
 from maestro_shm.shared.journal import Journal
@@ -23,6 +24,7 @@ from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.reader import Reader
 
 CAP: Final = 1 << 20
+ALL: Final = Selection(after=0, limit=None, types=None, aggregate_prefix="")
 Outcome = tuple[int, list[int]]
 Stream = list[tuple[int, Any]]
 
@@ -78,6 +80,10 @@ class Books:
             for aggregate_id, stream in self.streams.items():
                 assert events(reader, aggregate_id) == stream
                 assert reader.last_sequence(aggregate_id) == stream[-1][0]
+            by_stream: dict[str, Stream] = {}
+            for event in feed(reader):
+                by_stream.setdefault(event.aggregate_id, []).append((event.sequence, event.body))
+            assert by_stream == self.streams
             for aggregate_id, (sequence, body) in self.snapshots.items():
                 assert reader.snapshot(aggregate_id) == ms.Snapshot(aggregate_id, sequence, body)
         stats = fresh.stats()
@@ -127,6 +133,14 @@ def commit_snapshot(
 
 def events(reader: Reader, aggregate_id: str) -> Stream:
     return [(event.sequence, event.body) for event in reader.events(aggregate_id, 0, ms.MAX_SEQUENCE)]
+
+
+def feed(reader: Reader) -> list[ms.Event]:
+    """All events of a store, which have to have all positions."""
+    cut = reader.cut()
+    found = [event for batch in cut.feed(ALL) for event in batch]
+    assert [event.position for event in found] == list(range(1, cut.last_position + 1))
+    return found
 
 
 def pretend_reboot(directory: Path) -> None:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "maestro_shm"
 
 BASE = {"errors", "records"}
 VALUES = BASE | {"clock", "codec", "validation"}
-READING = BASE | {"cut", "tables", "projection", "store"}
+READING = BASE | {"selection", "cut", "tables", "projection", "store"}
 TRANSACTING = READING | {"validation", "workspace", "proposal", "transaction"}
 FILES = {"shared.frame", "shared.mapped", "shared.segments", "shared.header", "shared.log", "shared.index"}
 WRITER = FILES | {
@@ -32,7 +32,8 @@ ALLOWED = {
     "packers": set(),
     "codec": BASE | {"packers"},
     "validation": BASE | {"clock", "codec", "options"},
-    "cut": BASE,
+    "selection": BASE,
+    "cut": BASE | {"selection"},
     "retries": set(),
     "tables": VALUES,
     "projection": BASE | {"tables"},
@@ -43,7 +44,7 @@ ALLOWED = {
     "backend": TRANSACTING | {"retries"},
     "handlers": BASE,
     "aggregate": VALUES | {"store", "handlers", "projection", "retries"},
-    "memory": VALUES | {"options", "cut", "proposal", "transaction", "backend"},
+    "memory": VALUES | {"options", "selection", "cut", "proposal", "transaction", "backend"},
     "shared.frame": BASE,
     "shared.mapped": BASE,
     "shared.segments": BASE | FILES - {"shared.log", "shared.index", "shared.header"},
@@ -57,7 +58,10 @@ ALLOWED = {
     "shared.draft": VALUES | {"shared.frame", "shared.heads", "shared.rows"},
     "shared.journal": VALUES | WRITER,
     "shared.key_list": VALUES | FILES | {"cut"},
-    "shared.reader": VALUES | FILES | {"cut", "shared.key_list"},
+    "shared.feed": VALUES | FILES | {"selection", "shared.positions"},
+    "shared.view": VALUES | FILES | {"cut", "shared.positions", "shared.key_list", "shared.feed"},
+    "shared.log_cut": BASE | {"cut", "selection", "shared.view"},
+    "shared.reader": BASE | FILES | {"shared.view", "shared.log_cut"},
     "shared.damage": set(),
     "shared.salvage": BASE | FILES | {"options"},
     "shared.survey": BASE | FILES | {"shared.salvage", "options"},

@@ -15,6 +15,7 @@ from processes import Fork, open_descriptors
 
 from maestro_shm.errors import StoreClosedError
 from maestro_shm.shared import reader as readers
+from maestro_shm.shared import view
 from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.reader import Reader
 
@@ -139,13 +140,13 @@ def test_a_reader_that_is_closed_while_another_thread_follows_the_index_stays_cl
     reader = Reader(books.directory)
     books.commit(*((f"key-{number}", 1, None) for number in range(2_000)))
     before = open_descriptors()
-    follow = readers._open_index
+    follow = view.open_view
 
     def closed_meanwhile(*arguments: Any) -> Any:
         in_threads(reader.close)
         return follow(*arguments)
 
-    monkeypatch.setattr(readers, "_open_index", closed_meanwhile)
+    monkeypatch.setattr(readers, "open_view", closed_meanwhile)
     with pytest.raises(StoreClosedError):
         reader.last_sequence("key-1")
     with pytest.raises(StoreClosedError):

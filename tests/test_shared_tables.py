@@ -169,7 +169,7 @@ def test_a_cut_that_a_reset_has_ended_says_so_or_goes_on(target: str) -> None:
         try:
             assert other.transact(look) == 1
         except ms.StoreUnavailableError as error:
-            assert "was reset while a transaction read it" in str(error)
+            assert "was reset while it was read" in str(error)
 
 
 # Kills and lost replies

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from maestro_shm.errors import CorruptLogError
 from maestro_shm.shared.segments import Segments
 
 _SEGMENT_BITS: Final = 20
@@ -34,6 +35,21 @@ class Positions:
     def offset(self, position: int) -> int:
         """Where the event at this position lies; it exists, or is at least reserved."""
         return self._segments.open(position >> _INDEX_BITS).words[position & _INDEX_MASK]
+
+    def offsets(self, first: int, count: int) -> list[int]:
+        """Where the first of so many events lie, as far as one segment has them; none where it is missing."""
+        start = first & _INDEX_MASK
+        try:
+            words = self._segments.open(first >> _INDEX_BITS).words
+        except (FileNotFoundError, ValueError):  # one that is made this moment may be empty
+            return []
+        found: list[int] = words[start : start + count].tolist()
+        return found
+
+    def damage(self, position: int) -> CorruptLogError:
+        """The error for a position that leads nowhere."""
+        path, place = self.place(position)
+        return CorruptLogError(str(path), place, f"position {position:,} leads nowhere")
 
     def place(self, position: int) -> tuple[Path, int]:
         """The file that has the offset of this position, and where in it."""

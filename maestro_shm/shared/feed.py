@@ -1,0 +1,85 @@
+"""The feed: the store's events in the order of their positions, up to a published offset.
+
+The position array leads to them. It has no CRC of its own, but each record has one that begins from its offset, and
+tells its position: so a wrong word is found.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from maestro_shm import codec
+from maestro_shm.records import Event
+from maestro_shm.selection import Selection
+from maestro_shm.shared.log import Log, Placed
+from maestro_shm.shared.positions import Positions
+
+_BATCH: Final = 512
+"""Events that are decoded at once. The first is there after a millisecond, and each costs a tenth more one by one."""
+_REBUILD_PATIENCE: Final = 10.0
+"""Seconds to wait for positions that are missing: somebody removed them, and a new server builds them again."""
+
+
+class Feed:
+    """Of one generation of a store's files; `is_current` says whether they still are that."""
+
+    def __init__(self, log: Log, positions: Positions, is_current: Callable[[], bool]) -> None:
+        self._log = log
+        self._positions = positions
+        self._is_current = is_current
+
+    def last_position(self, published: int, newest: int) -> int:
+        """The position of the last event below the published offset; `newest` is one that was noted later than that.
+
+        The two cannot be read at once: the commits between them are stepped over.
+        """
+        if not newest or self._offset(newest) < published:
+            return newest
+        return bisect_left(range(1, newest), published, key=self._offset)
+
+    def offset(self, position: int) -> int:
+        """Where the event at this position lies."""
+        return self._offset(position)
+
+    def batches(self, wanted: Selection, last: int) -> Iterator[list[Event]]:
+        """The wanted events up to a last position, some at once."""
+        position, left = wanted.after + 1, wanted.limit
+        heads = None if wanted.types is None else tuple(map(codec.event_head, wanted.types))
+        prefix = wanted.aggregate_prefix.encode(errors="surrogatepass")
+        while position <= last and left != 0:
+            offsets = self._offsets(position, min(_BATCH, last - position + 1))
+            placed = self._log.read_placed(offsets)
+            self._check(position, placed, offsets)
+            events = [
+                codec.unpack_event(key.decode(), sequence, timestamp, position, payload)
+                for key, sequence, position, timestamp, payload in placed
+                if (heads is None or payload.startswith(heads)) and key.startswith(prefix)
+            ]
+            if left is not None:
+                del events[left:]
+                left -= len(events)
+            position += len(offsets)
+            yield events
+
+    def _check(self, first: int, placed: list[Placed], offsets: list[int]) -> None:
+        for position, (found, offset) in enumerate(zip(placed, offsets, strict=True), first):
+            if found[2] != position:
+                raise self._log.damage(offset, f"the event at position {position:,} ought to be here")
+
+    def _offset(self, position: int) -> int:
+        return self._offsets(position, 1)[0]
+
+    def _offsets(self, first: int, count: int) -> list[int]:
+        """Those of the first positions of so many that are in one segment, at least one."""
+        deadline = time.monotonic() + _REBUILD_PATIENCE
+        while True:
+            is_current = self._is_current()
+            offsets = self._positions.offsets(first, count)
+            if offsets and all(offsets):
+                return offsets
+            if not is_current or time.monotonic() > deadline:
+                raise self._positions.damage(first)
+            time.sleep(0.001)

@@ -1,0 +1,59 @@
+"""A cut of a shared store: what its log holds up to an offset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from maestro_shm.cut import Cut, Entry, Keys
+from maestro_shm.errors import CorruptLogError, StoreUnavailableError
+from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
+from maestro_shm.selection import Selection
+from maestro_shm.shared.view import View
+
+_Result = TypeVar("_Result")
+
+
+class LogCut(Cut):
+    """The reads of one.
+
+    A reset of the store ends it, unless all that is asked for is mapped already: `StoreUnavailableError` then.
+    """
+
+    def __init__(self, view: View, published: int, directory: Path) -> None:
+        self._view = view
+        self._published = published
+        self._directory = directory
+
+    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+        return self._read(self._view.events, aggregate_id, min_sequence, max_sequence)
+
+    def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
+        return self._read(self._view.snapshot, aggregate_id)
+
+    def last_sequence(self, aggregate_id: str) -> int | None:
+        return self._read(self._view.last_sequence, aggregate_id)
+
+    @property
+    def last_position(self) -> int:
+        return self._read(self._view.last_position)
+
+    def feed(self, wanted: Selection) -> Iterator[list[Event]]:
+        batches = self._view.feed.batches(wanted, self.last_position)
+        while (batch := self._read(lambda _: next(batches, None))) is not None:
+            yield batch
+
+    def entry(self, table: str, key: str) -> Entry:
+        return self._read(self._view.entry, table, key)
+
+    def keys(self, table: str) -> Keys:
+        return self._read(self._view.keys_of, table)
+
+    def _read(self, read: Callable[..., _Result], *arguments: object) -> _Result:
+        try:
+            return read(self._published, *arguments)
+        except CorruptLogError:
+            if self._view.is_retired:
+                raise StoreUnavailableError(str(self._directory), "it was reset while it was read") from None
+            raise

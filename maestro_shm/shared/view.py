@@ -1,0 +1,170 @@
+"""A view: a store's mapped files as they are for one generation of the index. Each read says up to which offset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from maestro_shm import codec
+from maestro_shm.cut import NO_ENTRY, Entry, Keys
+from maestro_shm.errors import StoreClosedError
+from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
+from maestro_shm.shared import header as head
+from maestro_shm.shared import index as tables
+from maestro_shm.shared.feed import Feed
+from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE
+from maestro_shm.shared.header import GENERATION, LAST_POSITION, RETIRED
+from maestro_shm.shared.index import Index
+from maestro_shm.shared.key_list import NO_KEYS, known_after
+from maestro_shm.shared.log import Log
+from maestro_shm.shared.mapped import MappedFile
+from maestro_shm.shared.positions import Positions
+
+_CACHED_HEADS: Final = 1 << 16
+"""How many streams' newest records are remembered by a reader."""
+_CACHED_ENTRIES: Final = 1 << 16
+_CACHED_BYTES: Final = 1 << 10
+"""How many entries of tables are remembered, and up to which size."""
+
+_Head = tuple[int, int, int]
+"""The word of the index that points to a stream's newest record, that record's offset, and its sequence."""
+
+_StoredEntry = tuple[int, int, Entry]
+"""The word of the index that points to an entry's newest record, that record's offset, and what it says."""
+
+
+class _NoWords:
+    """In place of a header's words once the reader is closed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __getitem__(self, number: int) -> int:
+        raise StoreClosedError(str(self._directory))
+
+
+class View:
+    """The mapped files as they are for one generation of the index, and what was learnt of them."""
+
+    words: memoryview | _NoWords
+
+    def __init__(self, header: MappedFile, log: Log, positions: Positions, index: Index, generation: int) -> None:
+        self.header = header
+        self.words = header.words
+        self.log = log
+        self.index = index
+        self.index_words = index.words
+        self.generation = generation
+        self.feed = Feed(log, positions, lambda: header.words[GENERATION] == generation)
+        self.heads: dict[str, _Head] = {}
+        self.entries: dict[tuple[str, str], _StoredEntry] = {}
+        self.keys: dict[str, tuple[int, Keys]] = {}
+        """Of tables: the offset of the record that told of them last, and what they were then."""
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether these files are no longer the store's."""
+        return self.words[GENERATION] == RETIRED
+
+    def newest(self, kind: int, key: bytes, published: int) -> tuple[int, int]:
+        """The word of a key and the offset of its newest published record; the offset is 0 where there is none."""
+        word = self.index.find(kind, key)
+        if word is None:
+            return 0, 0
+        offset = self.index_words[word]
+        while offset >= published:
+            offset = self.log.read(offset)[1]
+        return word, offset
+
+    def head(self, aggregate_id: str, published: int) -> _Head | None:
+        """Where the stream ends."""
+        known = self.heads.get(aggregate_id)
+        # Where the index still has an offset that was published before this cut, nothing is new.
+        if known is not None and self.index_words[known[0]] == known[1] < published:
+            return known
+        word, offset = self.newest(EVENT, aggregate_id.encode(), published)
+        if not offset:
+            return None
+        if len(self.heads) >= _CACHED_HEADS:
+            self.heads.clear()
+        found = self.heads[aggregate_id] = (word, offset, self.log.read(offset)[0])
+        return found
+
+    def last_sequence(self, published: int, aggregate_id: str) -> int | None:
+        known = self.head(aggregate_id, published)
+        return known[2] if known else None
+
+    def events(self, published: int, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
+        known = self.head(aggregate_id, published)
+        if known is None or known[2] < min_sequence:
+            return []
+        unpack = codec.unpack_event
+        return [
+            unpack(aggregate_id, sequence, timestamp, position, payload)
+            for sequence, _, position, timestamp, payload in reversed(
+                self.log.read_back(known[1], min_sequence, max_sequence)
+            )
+            if sequence >= min_sequence
+        ]
+
+    def snapshot(self, published: int, aggregate_id: str) -> Snapshot | None:
+        _, offset = self.newest(SNAPSHOT, aggregate_id.encode(), published)
+        if not offset:
+            return None
+        sequence, _, _, _, payload = self.log.read(offset)
+        return Snapshot(aggregate_id, sequence, codec.unpack(payload)[0])
+
+    def last_position(self, published: int) -> int:
+        return self.feed.last_position(published, self.words[LAST_POSITION])
+
+    def entry(self, published: int, table: str, key: str) -> Entry:
+        known = self.entries.get((table, key))
+        if known is not None and self.index_words[known[0]] == known[1] < published:
+            return known[2]
+        word, offset = self.newest(ENTRY, f"{table}\0{key}".encode(), published)
+        if not offset:
+            return NO_ENTRY
+        if len(self.entries) >= _CACHED_ENTRIES:
+            self.entries.clear()
+        version, _, _, _, payload = self.log.read(offset)
+        found = Entry(version, payload or None)
+        if len(payload) <= _CACHED_BYTES:
+            self.entries[table, key] = word, offset, found
+        return found
+
+    def keys_of(self, published: int, table: str) -> Keys:
+        _, offset = self.newest(TABLE, table.encode(), published)
+        if not offset:
+            return NO_KEYS
+        before, known = self.keys.get(table, (0, NO_KEYS))
+        if offset == before:
+            return known
+        if offset < before:  # a cut that is older than another one's
+            before, known = 0, NO_KEYS
+        found = known_after(known, self.log.read_back(offset, known.version + 1, MAX_SEQUENCE))
+        if before or table not in self.keys:
+            self.keys[table] = offset, found
+        return found
+
+
+class ClosedView(View):
+    """In place of a closed reader's view: everything begins with a look at the words."""
+
+    def __init__(self, directory: Path) -> None:
+        self.words = _NoWords(directory)
+
+
+def open_view(directory: Path, header: MappedFile, log: Log) -> View:
+    """Map the current generation. Raises `FileNotFoundError` if the incarnation has ended."""
+    while True:
+        generation = header.words[GENERATION]
+        try:
+            index = Index.open(tables.path(directory, header.words[head.INCARNATION], generation), log)
+        except FileNotFoundError:
+            # It may have been replaced between the look at its number and the opening.
+            if header.words[GENERATION] == generation:
+                raise
+        else:
+            # Not those of the former generation: if the index was built anew, so were they.
+            positions = Positions(directory, header.words[head.INCARNATION], writable=False)
+            return View(header, log, positions, index, generation)
