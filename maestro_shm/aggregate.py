@@ -12,10 +12,17 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, ClassVar, Final, Self
 
 from maestro_shm.clock import new_id
-from maestro_shm.errors import InvalidHandlerError, RetriesExhaustedError, SequenceConflictError, shown
+from maestro_shm.errors import (
+    InvalidEventError,
+    InvalidHandlerError,
+    RetriesExhaustedError,
+    SequenceConflictError,
+    shown,
+)
 from maestro_shm.handlers import Handlers, collect
 from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot
@@ -104,16 +111,19 @@ class Aggregate:
             self._apply(self.store.get_events(self.id, self._next_sequence))
         return self._state
 
-    def replay(self, sequence: int) -> Any:
+    def replay(
+        self, sequence: int | None = None, *, position: int | None = None, time: datetime | int | None = None
+    ) -> Any:
         """The past state, as it was after this sequence number; the root stays where it is.
 
-        A number below the first event's gives the initial state, one above the last event's the newest. Raises as
-        `fetch` does.
+        A number below the first event's gives the initial state, one above the last event's the newest. In place of it
+        there may be a position or a time, as `Store.at` takes them. Raises as that and `fetch` do.
         """
-        state, next_sequence = self._start(sequence)
-        for event in self.store.get_events(self.id, next_sequence, max_sequence=sequence):
-            state = self._handlers.next_state(state, event)
-        return state
+        if sequence is None:
+            return self._state_in(self.store.at(position=position, time=time), MAX_SEQUENCE)
+        if position is not None or time is not None:
+            raise InvalidEventError("a past state is asked for by one of sequence, position and time")
+        return self._state_in(self.store, sequence)
 
     def evaluate(self, command: Command) -> list[Event]:
         """Bring the state up to date, ask the command's handler, commit and apply what it returns.
@@ -171,17 +181,23 @@ class Aggregate:
         self._next_sequence = 0
         self._snapshot_sequence = 0
 
+    def _state_in(self, store: Store, sequence: int) -> Any:
+        state, next_sequence = self._start(store, sequence)
+        for event in store.get_events(self.id, next_sequence, max_sequence=sequence):
+            state = self._handlers.next_state(state, event)
+        return state
+
     def _load(self) -> None:
-        state, next_sequence = self._start(MAX_SEQUENCE)
+        state, next_sequence = self._start(self.store, MAX_SEQUENCE)
         events = self.store.get_events(self.id, next_sequence)
         # Assigned when the store has told everything, lest a failed read leave a state that was never up to date.
         self._state, self._next_sequence = state, next_sequence
         self._snapshot_sequence = self.sequence
         self._apply(events)
 
-    def _start(self, max_sequence: int) -> tuple[Any, int]:
+    def _start(self, store: Store, max_sequence: int) -> tuple[Any, int]:
         """The state to begin with on the way to `max_sequence`, and the sequence number to go on from."""
-        snapshot = self.store.get_snapshot(self.id, max_sequence=max_sequence)
+        snapshot = store.get_snapshot(self.id, max_sequence=max_sequence)
         if snapshot is not None and self._is_usable(snapshot.body):
             return self.use_snapshot(snapshot.body["state"]), snapshot.sequence + 1
         initial = self.initial_state

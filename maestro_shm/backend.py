@@ -6,27 +6,26 @@ import functools
 import inspect
 import warnings
 from abc import abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from maestro_shm import transaction as transactions
-from maestro_shm.cut import Cut
+from maestro_shm.cut_reads import CutReads
 from maestro_shm.errors import (
     ConflictError,
     RetriesExhaustedError,
     SequenceConflictError,
-    StoreUnavailableError,
     TransactionError,
     shown,
 )
+from maestro_shm.past import Past
 from maestro_shm.projection import Projection
 from maestro_shm.proposal import Proposal
 from maestro_shm.records import Event, Snapshot
 from maestro_shm.retries import Attempts
-from maestro_shm.selection import selection
 from maestro_shm.store import Store
-from maestro_shm.tables import Table, Tables
+from maestro_shm.tables import Tables
 from maestro_shm.transaction import Transaction
 from maestro_shm.workspace import Workspace
 
@@ -34,18 +33,10 @@ _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
 
 
-class Backend(Store):
+class Backend(CutReads):
     """A store that can take a cut and commit a proposal."""
 
     _max_commit_bytes: int
-
-    @abstractmethod
-    def _cut(self) -> Cut:
-        """The newest state."""
-
-    @abstractmethod
-    def _check_open(self) -> None:
-        """Raise `StoreClosedError` after `close`."""
 
     @abstractmethod
     def _commit(self, proposal: Proposal) -> list[Event]:
@@ -102,48 +93,8 @@ class Backend(Store):
                 if not attempts.pause():
                     raise RetriesExhaustedError(None, "commit_all", attempts.count, attempts.seconds()) from None
 
-    @property
-    def last_position(self) -> int:
-        return self._cut().last_position
-
-    def read(
-        self,
-        after: int = 0,
-        *,
-        limit: int | None = None,
-        types: Collection[str] | None = None,
-        aggregate_prefix: str | None = None,
-    ) -> Iterator[Event]:
-        return self._one_by_one(self._cut().feed(selection(after, limit, types, aggregate_prefix)))
-
-    def _one_by_one(self, batches: Iterable[list[Event]]) -> Iterator[Event]:
-        self._check_open()
-        try:
-            for batch in batches:
-                yield from batch
-                self._check_open()
-        except StoreUnavailableError:
-            self._check_open()  # a private store ends with its handle
-            raise
-
-    def table(self, name: str) -> Table:
-        return Table(name, self)
-
-    def payload(self, table: str, key: str) -> bytes | None:
-        """For tables: the packed value of an entry, or None."""
-        return self._cut().entry(table, key).payload
-
-    def sorted_keys(self, table: str) -> Sequence[str]:
-        """For tables: all keys."""
-        return self._cut().keys(table).keys
-
-    def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
-        """For tables: keys from `start` on, with their packed values."""
-        cut = self._cut()
-        keys = cut.keys(table).keys
-        for key in keys[0 if start is None else bisect_left(keys, start) :]:
-            if (payload := cut.entry(table, key).payload) is not None:
-                yield key, payload
+    def at(self, *, position: int | None = None, time: datetime | int | None = None) -> Store:
+        return Past(self, *self._past_cut(position, time))
 
     def _decorator(self, function: Callable[Concatenate[Any, _Params], _Result]) -> Callable[_Params, _Result]:
         _check_function(function)

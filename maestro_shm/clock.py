@@ -25,6 +25,12 @@ def as_datetime(timestamp: int) -> datetime:
     return _EPOCH + timedelta(microseconds=timestamp * 1000 // UNITS_PER_MILLISECOND)
 
 
+def as_timestamp(moment: datetime) -> int:
+    """The last timestamp that stands for this moment: `as_datetime` gives it for that one and for none above."""
+    microseconds = (moment - _EPOCH) // timedelta(microseconds=1)
+    return ((microseconds + 1) * UNITS_PER_MILLISECOND - 1) // 1000
+
+
 class HybridClock:
     """Gives timestamps that only rise. Not thread-safe: its owner serializes the calls."""
 

@@ -52,6 +52,14 @@ class Cut(ABC):
         """That of the newest event, or 0."""
 
     @abstractmethod
+    def position_at(self, timestamp: int) -> int:
+        """The last position before the first commit that has an event with a timestamp above this one."""
+
+    @abstractmethod
+    def until(self, position: int) -> Cut:
+        """The state that the commit with the event at this position left; before the first one where it is 0."""
+
+    @abstractmethod
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
         """The wanted events in the order of their positions, some at once."""
 

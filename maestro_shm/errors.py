@@ -226,6 +226,18 @@ class RetriesExhaustedError(MaestroError):
         )
 
 
+class ReadOnlyError(StoreError):
+    """Something was asked of a view of a store's past that only the store itself can do."""
+
+    def __init__(self, target: str, what: str) -> None:
+        super().__init__(target, what)
+        self.target = target
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.target!r} is the past and can only be read; {self.what} is for the store itself"
+
+
 class TransactionError(MaestroError):
     """A transaction is used in a way that would break its promise: `reason` says how."""
 

@@ -18,7 +18,7 @@ from maestro_shm.clock import HybridClock
 from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys
 from maestro_shm.errors import SequenceConflictError, StaleReadError, StoreClosedError, TableConflictError
 from maestro_shm.proposal import Change, Proposal
-from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
+from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.selection import Selection
 from maestro_shm.transaction import refuse_within
 
@@ -28,6 +28,17 @@ class _StoredEvent(NamedTuple):
     timestamp: int
     position: int
     payload: bytes
+
+
+class _End(NamedTuple):
+    """What a commit of events left behind: its number, the last position, and the highest timestamp of all so far."""
+
+    commit: int
+    position: int
+    latest: int
+
+
+_NOTHING: Final = _End(0, 0, 0)
 
 
 class _StoredSnapshot(NamedTuple):
@@ -89,6 +100,12 @@ class _MemoryCut(Cut):
     def last_position(self) -> int:
         return self._position
 
+    def position_at(self, timestamp: int) -> int:
+        return self._store.find_position(timestamp, self._position)
+
+    def until(self, position: int) -> Cut:
+        return self._store.find_cut(position)
+
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
         yield self._store.find_after(wanted, self._position)
 
@@ -130,29 +147,6 @@ class MemoryStore(Backend):
             stored.append(_StoredSnapshot(self._commits, snapshot.sequence, payload))
             self._bytes += validation.record_size(snapshot.aggregate_id, payload)
             return True
-
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
-        self._check_open()
-        validation.check_aggregate_id(aggregate_id)
-        validation.check_bounds(min_sequence, max_sequence)
-        return [_unpack(aggregate_id, event) for event in self.find_events(aggregate_id, min_sequence, max_sequence)]
-
-    def get_snapshot(
-        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
-    ) -> Snapshot | None:
-        self._check_open()
-        validation.check_aggregate_id(aggregate_id)
-        validation.check_bounds(min_sequence, max_sequence)
-        snapshot = self._cut().get_snapshot(aggregate_id)
-        return snapshot if snapshot and in_range(snapshot, min_sequence, max_sequence) else None
-
-    def last_sequence(self, aggregate_id: str) -> int | None:
-        self._check_open()
-        validation.check_aggregate_id(aggregate_id)
-        with self._lock:
-            self._check_open()
-            stream = self._streams.get(aggregate_id)
-            return stream[-1].sequence if stream else None
 
     def stats(self) -> dict[str, Any]:
         with self._lock:
@@ -197,6 +191,19 @@ class MemoryStore(Backend):
             ]
             return found[: wanted.limit]
 
+    def find_position(self, timestamp: int, last: int) -> int:
+        """The last position up to a last one before the first commit with an event of a later time."""
+        with self._lock:
+            self._check_open()
+            return bisect_right(self._ends, timestamp, hi=last, key=attrgetter("latest"))
+
+    def find_cut(self, position: int) -> Cut:
+        """The state that the commit with this position left."""
+        with self._lock:
+            self._check_open()
+            end = self._ends[position - 1] if position else _NOTHING
+            return _MemoryCut(self, end.commit, end.position)
+
     def find_snapshot(self, aggregate_id: str, commit: int) -> _StoredSnapshot | None:
         """The newest snapshot up to a commit."""
         with self._lock:
@@ -227,6 +234,8 @@ class MemoryStore(Backend):
 
     def _forget(self) -> None:
         self._streams: dict[str, list[_StoredEvent]] = {}
+        self._ends: list[_End] = []
+        """By the position of each of a commit's events."""
         self._all: list[tuple[str, _StoredEvent]] = []
         self._snapshots: dict[str, list[_StoredSnapshot]] = {}
         self._tables: dict[str, _Table] = {}
@@ -252,6 +261,7 @@ class MemoryStore(Backend):
                 self._check_sequence(aggregate_id, sequence)
             self._commits += 1
             stored = [self._append(*event) for event in proposal.events]
+            self._note_end([event.timestamp for event in stored])
             for (table, key), change in proposal.changes.items():
                 self._tables.setdefault(table, _Table()).change(self._commits, key, change)
                 self._bytes += validation.entry_size(table, key, change.payload)
@@ -278,6 +288,10 @@ class MemoryStore(Backend):
         stream = self._streams.get(aggregate_id)
         if stream and sequence <= stream[-1].sequence:
             raise SequenceConflictError(aggregate_id, sequence, stream[-1].sequence)
+
+    def _note_end(self, timestamps: list[int]) -> None:
+        latest = max([*timestamps, *(end.latest for end in self._ends[-1:])], default=0)
+        self._ends += [_End(self._commits, self._position, latest)] * len(timestamps)
 
     def _append(self, aggregate_id: str, sequence: int, given: int | None, payload: bytes) -> _StoredEvent:
         self._position += 1

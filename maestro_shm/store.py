@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
@@ -129,6 +130,19 @@ class Store(ABC):
 
         Raises `InvalidEventError` for arguments that cannot be any, and, on the way, `StoreUnavailableError` if the
         store is reset meanwhile.
+        """
+
+    @abstractmethod
+    def at(self, *, position: int | None = None, time: datetime | int | None = None) -> Store:
+        """The store as it was after a commit, to be read only: its aggregates, roots, tables, snapshots and feed.
+
+        By `position`: after the commit with the event at this position; a position above the last one gives the newest
+        event's. By `time`, an aware `datetime` or a timestamp as events have it: after the last commit before the first
+        one that has an event of a later time. 0, or a time before all events, gives an empty store. What changed tables
+        or snapshots only belongs to the commit of the event before it, and is not seen there.
+
+        It stays as it is, and is over with the store; it pickles as that and its position. Raises `InvalidEventError`,
+        and `ReadOnlyError` for whatever is no read.
         """
 
     @abstractmethod

@@ -109,6 +109,9 @@ class _BoundStore(Store):
     def read(self, *_: object, **__: object) -> NoReturn:
         raise TransactionError("a transaction cannot read the feed, since every commit would conflict; ask its store")
 
+    def at(self, **_: object) -> NoReturn:
+        raise TransactionError("a transaction reads one state, the newest; for another one ask its store")
+
     def stats(self) -> dict[str, Any]:
         raise TransactionError("a transaction has no figures of its own; ask its store")
 

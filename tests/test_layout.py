@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "maestro_shm"
 
 BASE = {"errors", "records"}
 VALUES = BASE | {"clock", "codec", "validation"}
-READING = BASE | {"selection", "cut", "tables", "projection", "store"}
+READING = BASE | {"selection", "cut", "tables", "projection", "store", "cut_reads"}
 TRANSACTING = READING | {"validation", "workspace", "proposal", "transaction"}
 FILES = {"shared.frame", "shared.mapped", "shared.segments", "shared.header", "shared.log", "shared.index"}
 WRITER = FILES | {
@@ -41,7 +41,9 @@ ALLOWED = {
     "proposal": VALUES,
     "workspace": VALUES | {"cut", "proposal"},
     "transaction": VALUES | {"store", "tables", "projection", "workspace"},
-    "backend": TRANSACTING | {"retries"},
+    "cut_reads": VALUES | {"selection", "cut", "tables", "store"},
+    "past": READING,
+    "backend": TRANSACTING | {"past", "retries"},
     "handlers": BASE,
     "aggregate": VALUES | {"store", "handlers", "projection", "retries"},
     "memory": VALUES | {"options", "selection", "cut", "proposal", "transaction", "backend"},
@@ -60,7 +62,7 @@ ALLOWED = {
     "shared.key_list": VALUES | FILES | {"cut"},
     "shared.feed": VALUES | FILES | {"selection", "shared.positions"},
     "shared.view": VALUES | FILES | {"cut", "shared.positions", "shared.key_list", "shared.feed"},
-    "shared.log_cut": BASE | {"cut", "selection", "shared.view"},
+    "shared.log_cut": BASE | {"cut", "selection", "shared.log", "shared.view"},
     "shared.reader": BASE | FILES | {"shared.view", "shared.log_cut"},
     "shared.damage": set(),
     "shared.salvage": BASE | FILES | {"options"},

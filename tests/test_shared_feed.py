@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 from books import ALL, Books, commit, feed, files_of, kill_everywhere, leave_unpublished
 
+import maestro_shm as ms
+from maestro_shm import validation
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
 from maestro_shm.shared import feed as feeds
 from maestro_shm.shared import header as head
+from maestro_shm.shared.log import START
 from maestro_shm.shared.reader import Reader
 
 
@@ -125,3 +129,39 @@ def test_a_feed_that_is_not_mapped_ends_with_a_reset(books: Books) -> None:
         list(cut.feed(ALL))
     assert [event.aggregate_id for event in feed(reader)] == ["b"]
     reader.close()
+
+
+# Times
+
+
+def test_a_new_server_goes_on_from_the_latest_timestamp(books: Books) -> None:
+    for sequence, timestamp in enumerate((500, 100, 200), 1):
+        packed = validation.pack_events([ms.Event("a", sequence, "made", None, timestamp=timestamp)], 1000)
+        books.journal.commit_events(os.urandom(16), packed, resent=False)
+        books.note(("a", sequence, None))
+        books.reopen()
+    cut = books.reader.cut()
+    assert [cut.position_at(time) for time in (499, 500)] == [0, 3]
+    books.reboot()
+    assert [books.reader.cut().position_at(time) for time in (499, 500)] == [0, 3]
+    books.check()
+
+
+def test_a_server_that_cannot_read_the_latest_timestamp_takes_the_clocks(books: Books) -> None:
+    books.commit(("a", 1, "body"))
+    clock = books.journal._words[head.CLOCK]
+    books.journal._files.log._put(START + 8, b"damage")
+    books.reopen()
+    packed = validation.pack_events([ms.Event("a", 2, "made", None, timestamp=5)], 1000)
+    books.journal.commit_events(os.urandom(16), packed, resent=False)
+    frame = books.journal._files.log.frame_of(books.journal._files.positions.offset(2))
+    assert frame.latest == clock
+
+
+def test_a_time_that_leads_over_a_damaged_commit_is_not_told(books: Books) -> None:
+    books.commit(("a", 1, "body"))
+    books.journal._files.log._put(START + 8, b"damage")
+    with pytest.raises(CorruptLogError):
+        books.reader.cut().position_at(10)
+    with pytest.raises(CorruptLogError):
+        books.reader.cut().until(1)

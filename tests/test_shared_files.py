@@ -54,7 +54,7 @@ def sample_frame() -> tuple[Frame, list[Record], bytes]:
     second = Record(first.offset + size, SNAPSHOT, "ü".encode(), ms.MAX_SEQUENCE, 0, 0, 0, b"")
     records = [first, second]
     packed = b"".join(frames.pack_record(offset, *record) for record in records)
-    frame = Frame(offset, frames.FRAME_HEADER.size + len(packed), b"0123456789abcdef", 41, 3, 2, 9)
+    frame = Frame(offset, frames.FRAME_HEADER.size + len(packed), b"0123456789abcdef", 41, 3, 2**61, 2, 9)
     return frame, records, frames.pack_frame(*frame, packed)
 
 

@@ -3,16 +3,18 @@
 A frame is one commit, a record is one event or snapshot. All numbers are little-endian; frames and records begin at
 multiples of 8, so that what follows a shorter one is padded with zeros.
 
-    frame   length u32 | CRC-32 u32 | commit id 16 bytes | first position u64 | aggregates u64 | records u32 | epoch u32
-            then its records
+    frame   length u32 | CRC-32 u32 | commit id 16 bytes | first position u64 | aggregates u64 | latest u64 |
+            records u32 | epoch u32, then its records
     record  CRC-32 u32 | size u32 | sequence u64 | previous u64 | position u64 | timestamp u64 |
             distance u32 | key length u16 | kind u16 | key | payload
 
 `length` and `size` count the whole frame and the whole record without its padding. `previous` is the offset of the
 newest older record of the same kind and key, or 0. `distance` leads back to the start of the frame. `aggregates` is the
-number of streams in the store after the commit. The position is 0 where the record is no event. A key is an aggregate
-id in UTF-8; of an entry the table's name, a zero byte, and the entry's key. What a table's name leads to are records of
-which keys came and went. The sequence of these two is a version, which counts from 0. An entry without payload is none.
+number of streams in the store after the commit; `latest` the highest timestamp that an event has had by then, so that a
+time can be looked up though callers may give timestamps of the past. The position is 0 where the record is no event. A
+key is an aggregate id in UTF-8; of an entry the table's name, a zero byte, and the entry's key. What a table's name
+leads to are records of which keys came and went. The sequence of these two is a version, which counts from 0. An entry
+without payload is none.
 
 A frame whose commit was undone is void: its place stays taken, since a reader may be on its way there. Its length is
 odd, and the CRC behind that covers length and epoch alone; both are one word, so that a frame becomes void at once.
@@ -38,11 +40,11 @@ ENTRY: Final = 3
 TABLE: Final = 4
 KINDS: Final = (EVENT, SNAPSHOT, ENTRY, TABLE)
 
-FRAME_HEADER: Final = struct.Struct("<II16sQQII")
+FRAME_HEADER: Final = struct.Struct("<II16sQQQII")
 RECORD_HEADER: Final = struct.Struct("<IIQQQQIHH")
 _CRC: Final = struct.Struct("<I")
 _FRAME_START: Final = struct.Struct("<II")
-_FRAME_REST: Final = struct.Struct("<16sQQII")
+_FRAME_REST: Final = struct.Struct("<16sQQQII")
 _EPOCH: Final = struct.Struct("<I")
 _EPOCH_AT: Final = FRAME_HEADER.size - _EPOCH.size
 _RECORD_REST: Final = struct.Struct("<IQQQQIHH")
@@ -79,6 +81,7 @@ class Frame(NamedTuple):
     commit_id: bytes
     first_position: int
     aggregates: int
+    latest: int
     records: int
     epoch: int
 
@@ -118,12 +121,13 @@ def pack_frame(
     commit_id: bytes,
     first_position: int,
     aggregates: int,
+    latest: int,
     records: int,
     epoch: int,
     packed_records: bytes,
 ) -> bytes:
     """The bytes of a frame with its packed records."""
-    rest = _FRAME_REST.pack(commit_id, first_position, aggregates, records, epoch) + packed_records
+    rest = _FRAME_REST.pack(commit_id, first_position, aggregates, latest, records, epoch) + packed_records
     return _FRAME_START.pack(length, crc32(rest, tail)) + rest
 
 
@@ -159,9 +163,9 @@ def records_are_whole(buffer: bytes, frame: Frame) -> bool:
 
 def unpack_frame(buffer: bytes, offset: int) -> Frame:
     """The header that the buffer begins with; a void frame has 0 records."""
-    length, _, commit_id, first_position, aggregates, records, epoch = FRAME_HEADER.unpack_from(buffer)
+    length, _, commit_id, first_position, aggregates, latest, records, epoch = FRAME_HEADER.unpack_from(buffer)
     records = 0 if length & _VOID else records
-    return Frame(offset, length & ~_VOID, commit_id, first_position, aggregates, records, epoch)
+    return Frame(offset, length & ~_VOID, commit_id, first_position, aggregates, latest, records, epoch)
 
 
 def unpack_records(buffer: bytes, frame: Frame) -> Iterator[Record]:

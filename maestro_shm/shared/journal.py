@@ -19,6 +19,7 @@ from typing import Final
 
 from maestro_shm.clock import HybridClock
 from maestro_shm.errors import (
+    CorruptLogError,
     InvalidEventError,
     StoreUnavailableError,
     shown,
@@ -244,6 +245,16 @@ class Journal:
         self._waits_for_disk = bool(words[WAITS_FOR_DISK])
         self._heads = Heads(files.index, files.log)
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
+        self._latest = self._latest_in_log()
+
+    def _latest_in_log(self) -> int:
+        """The highest timestamp of an event; of the clock where damage hides it, which is never below."""
+        if not (last := self._words[LAST_POSITION]):
+            return 0
+        try:
+            return self._files.log.frame_of(self._files.positions.offset(last)).latest
+        except CorruptLogError:
+            return self._words[CLOCK]
 
     def _check_may_write(self) -> None:
         self._check_is_writer()
@@ -305,7 +316,8 @@ class Journal:
         _, aggregates, _, tail = self._written
         last_position = first_position + len(draft.offsets) - 1
         aggregates += draft.new_streams
-        facts = (commit_id, first_position, aggregates, len(draft.packed), self.epoch)
+        latest = max((self._latest, *draft.timestamps))
+        facts = (commit_id, first_position, aggregates, latest, len(draft.packed), self.epoch)
         packed = frames.pack_frame(tail, draft.end - draft.offset, *facts, b"".join(draft.packed))
         following = self._reserve(draft, last_position)
         index_words = files.index.words
@@ -318,6 +330,7 @@ class Journal:
                 tables.store(following, [head[1] for heads in draft.heads.values() for head in heads.values()])
             files.positions.put(first_position, draft.offsets)
             self._heads.note(draft.heads)
+            self._latest = latest
             self._written = self._clock.last, aggregates, last_position, draft.end
             if self._waits_for_disk:
                 self.is_unsettled = True

@@ -10,6 +10,7 @@ from maestro_shm.cut import Cut, Entry, Keys
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.selection import Selection
+from maestro_shm.shared.log import START
 from maestro_shm.shared.view import View
 
 _Result = TypeVar("_Result")
@@ -38,6 +39,13 @@ class LogCut(Cut):
     @property
     def last_position(self) -> int:
         return self._read(self._view.last_position)
+
+    def position_at(self, timestamp: int) -> int:
+        return self._read(self._view.position_at, timestamp)
+
+    def until(self, position: int) -> LogCut:
+        end = self._read(lambda _: self._view.frame_of(position).end) if position else START
+        return LogCut(self._view, end, self._directory)
 
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
         batches = self._view.feed.batches(wanted, self.last_position)

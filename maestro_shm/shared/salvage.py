@@ -12,6 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -171,7 +172,7 @@ class Salvage:
         start = b"" if descriptor is None else _read(descriptor, offset & _MASK, _START.size)
         if len(start) < _START.size:
             return False
-        length, _, _, _, _, records, _, _, size, _, _, _, _, distance, key_length, kind = _START.unpack(start)
+        length, _, _, _, _, _, records, _, _, size, _, _, _, _, distance, key_length, kind = _START.unpack(start)
         return bool(length & 1) or (
             0 < records <= length // RECORD_HEADER.size
             and distance == FRAME_HEADER.size
@@ -207,6 +208,7 @@ def _read(descriptor: int, start: int, size: int) -> bytes:
     try:
         return os.pread(descriptor, size, start)
     except OSError:
-        if size <= PAGE:
+        bounds = [start, *range((start & -PAGE) + PAGE, start + size, PAGE), start + size]
+        if len(bounds) == 2:  # within one page
             return bytes(size)
-        return b"".join(_read(descriptor, at, min(PAGE, start + size - at)) for at in range(start, start + size, PAGE))
+        return b"".join(_read(descriptor, at, end - at) for at, end in pairwise(bounds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared.feed import Feed
-from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE
+from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE, Frame
 from maestro_shm.shared.header import GENERATION, LAST_POSITION, RETIRED
 from maestro_shm.shared.index import Index
 from maestro_shm.shared.key_list import NO_KEYS, known_after
@@ -116,6 +117,14 @@ class View:
 
     def last_position(self, published: int) -> int:
         return self.feed.last_position(published, self.words[LAST_POSITION])
+
+    def position_at(self, published: int, timestamp: int) -> int:
+        positions = range(1, self.last_position(published) + 1)
+        return bisect_right(positions, timestamp, key=lambda position: self.frame_of(position).latest)
+
+    def frame_of(self, position: int) -> Frame:
+        """The frame of the commit that has the event at this position."""
+        return self.log.frame_of(self.feed.offset(position))
 
     def entry(self, published: int, table: str, key: str) -> Entry:
         known = self.entries.get((table, key))

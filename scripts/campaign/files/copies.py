@@ -13,6 +13,7 @@ from typing import Final
 
 from campaign.files.specimen import END, INDEX, LOG, Extent, Specimen
 from maestro_shm.shared import header as head
+from maestro_shm.shared.frame import FRAME_HEADER
 from maestro_shm.shared.log import SEGMENT_SIZE, START
 
 MEMORY: Final = Path("/dev/shm")
@@ -21,7 +22,7 @@ _WORD: Final = struct.Struct("=Q")
 _BEHIND: Final = bytes(8 << 10)
 """What lies behind the end; a commit after a recovery may write there."""
 LIVE_FRAME, VOID_FRAME, FILE_MARK, NOTHING = "a live frame", "a void frame", "the file's mark", "nothing"
-_PARTS_OF_A_VOID_FRAME: Final = (range(8), range(44, 48))
+_PARTS_OF_A_VOID_FRAME: Final = (range(8), range(FRAME_HEADER.size - 4, FRAME_HEADER.size))
 _ZEROS: Final = memoryview(bytes(END))
 """One for all damages, each of which has a part of it."""
 

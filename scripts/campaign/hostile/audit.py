@@ -29,6 +29,7 @@ class Audit:
     _listed: dict[bytes, set[bytes]] = field(default_factory=dict)
     """By table: the keys that it has by what its records say came and went."""
     _position: int = 0
+    _latest: int = 0
     _end: int = START
 
     def expect(self, good: object, what: str) -> None:
@@ -42,6 +43,8 @@ class Audit:
         for record in records:
             self._look_at_record(record)
         self.expect(frame.aggregates == self.aggregates, "number of aggregates")
+        self._latest = max([self._latest, *(record.timestamp for record in records if record.kind == EVENT)])
+        self.expect(frame.latest == self._latest, "latest timestamp")
         self.expect(_without_empty(self._entries) == _without_empty(self._listed), "keys of a table")
 
     def compare(self, words: memoryview) -> None:

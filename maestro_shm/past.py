@@ -1,0 +1,63 @@
+"""The past of a store: what it was after some commit, to be read like the store itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from maestro_shm.cut import Cut
+from maestro_shm.cut_reads import CutReads
+from maestro_shm.errors import ReadOnlyError
+from maestro_shm.projection import Projection
+from maestro_shm.records import Event, Snapshot
+from maestro_shm.store import Store
+
+
+class Past(CutReads):
+    """What `Store.at` gives. It holds nothing open: it is over with its store."""
+
+    def __init__(self, store: CutReads, position: int, cut: Cut) -> None:
+        self.target = f"{store.target} at position {position:,}"
+        self.position: Final = position
+        """Of the last event in it."""
+        self._store = store
+        self._fixed = cut
+
+    def at(self, *, position: int | None = None, time: datetime | int | None = None) -> Store:
+        return Past(self._store, *self._past_cut(position, time))
+
+    def commit_events(self, events: Iterable[Event]) -> list[Event]:  # noqa: ARG002 (of the contract)
+        raise ReadOnlyError(self.target, "a commit")
+
+    def commit_all(self, events: Iterable[Event], projections: Iterable[Projection] = ()) -> list[Event]:  # noqa: ARG002
+        raise ReadOnlyError(self.target, "a commit")
+
+    def transact(self, *_: object, **__: object) -> Any:
+        raise ReadOnlyError(self.target, "a transaction")
+
+    def commit_snapshot(self, snapshot: Snapshot) -> bool:  # noqa: ARG002
+        raise ReadOnlyError(self.target, "a snapshot")
+
+    def reset(self) -> None:
+        raise ReadOnlyError(self.target, "a reset")
+
+    def stats(self) -> dict[str, Any]:
+        raise ReadOnlyError(self.target, "figures")
+
+    def close(self) -> None:
+        pass
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _at, (self._store, self.position)
+
+    def _cut(self) -> Cut:
+        self._check_open()
+        return self._fixed
+
+    def _check_open(self) -> None:
+        self._store._check_open()
+
+
+def _at(store: Store, position: int) -> Store:
+    return store.at(position=position)
