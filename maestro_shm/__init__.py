@@ -26,6 +26,7 @@ from maestro_shm.handlers import on_command, on_event, upcast
 from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot, in_range
 from maestro_shm.store import Store
+from maestro_shm.subscription import Subscription
 from maestro_shm.tables import Table, Tables, WritableTable
 from maestro_shm.transaction import Transaction
 
@@ -53,6 +54,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreUnavailableError",
+    "Subscription",
     "Table",
     "TableConflictError",
     "Tables",

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
+from maestro_shm import options
 from maestro_shm import transaction as transactions
 from maestro_shm.cut_reads import CutReads
 from maestro_shm.errors import (
     ConflictError,
+    InvalidEventError,
     RetriesExhaustedError,
     SequenceConflictError,
+    StoreUnavailableError,
     TransactionError,
     shown,
 )
@@ -24,9 +28,12 @@ from maestro_shm.projection import Projection
 from maestro_shm.proposal import Proposal
 from maestro_shm.records import Event, Snapshot
 from maestro_shm.retries import Attempts
+from maestro_shm.selection import selection
 from maestro_shm.store import Store
+from maestro_shm.subscription import Subscription
 from maestro_shm.tables import Tables
 from maestro_shm.transaction import Transaction
+from maestro_shm.vigil import Vigil
 from maestro_shm.workspace import Workspace
 
 _Params = ParamSpec("_Params")
@@ -37,6 +44,10 @@ class Backend(CutReads):
     """A store that can take a cut and commit a proposal."""
 
     _max_commit_bytes: int
+
+    @abstractmethod
+    def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
+        """Return when there may be an event at this position, or another incarnation, or the vigil is over."""
 
     @abstractmethod
     def _commit(self, proposal: Proposal) -> list[Event]:
@@ -92,6 +103,28 @@ class Backend(CutReads):
             except ConflictError:
                 if not attempts.pause():
                     raise RetriesExhaustedError(None, "commit_all", attempts.count, attempts.seconds()) from None
+
+    def wait(self, position: int, timeout: float | None = None) -> bool:
+        transactions.refuse_within(self, "a wait")
+        deadline = options.deadline(timeout)
+        if type(position) is not int or position < 0:
+            raise InvalidEventError(f"a position must be an int from 0 up, not {shown(position)}")
+        cut = self._cut()
+        incarnation = cut.incarnation
+        while cut.last_position < position:
+            if time.monotonic() >= deadline:
+                return False
+            self._wait(incarnation, position, deadline, Vigil())
+            cut = self._cut()
+            if cut.incarnation != incarnation:
+                raise StoreUnavailableError(self.target, f"it was reset while position {position:,} was waited for")
+        return True
+
+    def subscribe(
+        self, after: int = 0, *, types: Collection[str] | None = None, aggregate_prefix: str | None = None
+    ) -> Subscription:
+        transactions.refuse_within(self, "a subscription")
+        return Subscription(self, selection(after, None, types, aggregate_prefix))
 
     def at(self, *, position: int | None = None, time: datetime | int | None = None) -> Store:
         return Past(self, *self._past_cut(position, time))

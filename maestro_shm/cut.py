@@ -48,6 +48,11 @@ class Cut(ABC):
 
     @property
     @abstractmethod
+    def incarnation(self) -> int:
+        """Another number after each reset of the store."""
+
+    @property
+    @abstractmethod
     def last_position(self) -> int:
         """That of the newest event, or 0."""
 

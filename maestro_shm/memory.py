@@ -7,6 +7,7 @@ packed all the same: a body that is changed after its commit must not change the
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
@@ -21,6 +22,7 @@ from maestro_shm.proposal import Change, Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.selection import Selection
 from maestro_shm.transaction import refuse_within
+from maestro_shm.vigil import Vigil
 
 
 class _StoredEvent(NamedTuple):
@@ -97,6 +99,10 @@ class _MemoryCut(Cut):
         return next((event.sequence for event in reversed(found) if event.position <= self._position), None)
 
     @property
+    def incarnation(self) -> int:
+        return self._store.incarnation
+
+    @property
     def last_position(self) -> int:
         return self._position
 
@@ -123,7 +129,8 @@ class MemoryStore(Backend):
 
     def __init__(self, *, max_commit_bytes: int = options.DEFAULT_COMMIT_BYTES) -> None:
         self._max_commit_bytes = options.commit_bytes(max_commit_bytes)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self.incarnation = 0
         self._clock = HybridClock()
         self._closed = False
         self._forget()
@@ -163,11 +170,13 @@ class MemoryStore(Backend):
         with self._lock:
             self._check_open()
             self._forget()
+            self._lock.notify_all()
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._forget()
+            self._lock.notify_all()
 
     def find_events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[_StoredEvent]:
         """The events between the bounds."""
@@ -233,6 +242,7 @@ class MemoryStore(Backend):
         raise TypeError(msg)
 
     def _forget(self) -> None:
+        self.incarnation += 1
         self._streams: dict[str, list[_StoredEvent]] = {}
         self._ends: list[_End] = []
         """By the position of each of a commit's events."""
@@ -265,7 +275,20 @@ class MemoryStore(Backend):
             for (table, key), change in proposal.changes.items():
                 self._tables.setdefault(table, _Table()).change(self._commits, key, change)
                 self._bytes += validation.entry_size(table, key, change.payload)
+            self._lock.notify_all()
         return [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
+
+    def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
+        with self._lock, vigil.woken_by(self._wake):
+            self._lock.wait_for(
+                lambda: vigil.is_over or self._closed or self._position >= position or self.incarnation != incarnation,
+                min(deadline - time.monotonic(), threading.TIMEOUT_MAX),
+            )
+            self._check_open()
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._lock.notify_all()
 
     def _entry(self, table: str, key: str, commit: int) -> Entry:
         stored = self._tables.get(table, _Table()).entries.get(key, [])

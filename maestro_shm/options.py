@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Final, TypeGuard
 
 from maestro_shm.errors import shown
@@ -37,6 +38,15 @@ def timeout(seconds: object) -> float:
     if not _is_number(seconds) or not 0 < seconds <= LONGEST_TIMEOUT:
         raise ValueError(f"timeout must be a number of seconds above 0 and up to 1,000,000, not {shown(seconds)}")
     return seconds
+
+
+def deadline(seconds: object) -> float:
+    """When a wait of so many seconds ends, by `time.monotonic`; never for None. Raises `ValueError`."""
+    if seconds is None:
+        return math.inf
+    if not _is_number(seconds) or not seconds >= 0:
+        raise ValueError(f"timeout must be None or a number of seconds from 0 up, not {shown(seconds)}")
+    return time.monotonic() + seconds
 
 
 def idle_timeout(seconds: object) -> float:

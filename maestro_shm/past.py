@@ -45,6 +45,12 @@ class Past(CutReads):
     def stats(self) -> dict[str, Any]:
         raise ReadOnlyError(self.target, "figures")
 
+    def wait(self, position: int, timeout: float | None = None) -> bool:  # noqa: ARG002
+        raise ReadOnlyError(self.target, "a wait")
+
+    def subscribe(self, *_: object, **__: object) -> Any:
+        raise ReadOnlyError(self.target, "a subscription")
+
     def close(self) -> None:
         pass
 

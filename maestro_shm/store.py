@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.retries import DEFAULT_SECONDS
+from maestro_shm.subscription import Subscription
 from maestro_shm.tables import Table
 
 _Params = ParamSpec("_Params")
@@ -130,6 +131,24 @@ class Store(ABC):
 
         Raises `InvalidEventError` for arguments that cannot be any, and, on the way, `StoreUnavailableError` if the
         store is reset meanwhile.
+        """
+
+    @abstractmethod
+    def wait(self, position: int, timeout: float | None = None) -> bool:
+        """Wait until the store has an event at this position; False when it has none within so many seconds.
+
+        Whoever has committed tells others the position, and they read what was written: at once, wherever they are.
+        Raises `StoreUnavailableError` if the store is reset meanwhile, and `InvalidEventError` for no position.
+        """
+
+    @abstractmethod
+    def subscribe(
+        self, after: int = 0, *, types: Collection[str] | None = None, aggregate_prefix: str | None = None
+    ) -> Subscription:
+        """The feed behind a position, which does not end: it waits for further events, and gets them at once.
+
+        To be used by `for`, and `with`; it ends when somebody closes it. No event is left out or given twice, also
+        where the server ends and another one takes over. Raises as `read` does.
         """
 
     @abstractmethod

@@ -109,6 +109,12 @@ class _BoundStore(Store):
     def read(self, *_: object, **__: object) -> NoReturn:
         raise TransactionError("a transaction cannot read the feed, since every commit would conflict; ask its store")
 
+    def wait(self, *_: object, **__: object) -> NoReturn:
+        raise TransactionError("a transaction reads one state, so nothing new comes; wait before it, at its store")
+
+    def subscribe(self, *_: object, **__: object) -> NoReturn:
+        raise TransactionError("a transaction reads one state, so nothing new comes; subscribe to its store")
+
     def at(self, **_: object) -> NoReturn:
         raise TransactionError("a transaction reads one state, the newest; for another one ask its store")
 

@@ -35,18 +35,20 @@ ALLOWED = {
     "selection": BASE,
     "cut": BASE | {"selection"},
     "retries": set(),
+    "vigil": set(),
+    "subscription": BASE | {"selection", "cut", "options", "vigil"},
     "tables": VALUES,
     "projection": BASE | {"tables"},
-    "store": BASE | {"tables", "projection", "retries"},
+    "store": BASE | {"tables", "projection", "retries", "subscription"},
     "proposal": VALUES,
     "workspace": VALUES | {"cut", "proposal"},
     "transaction": VALUES | {"store", "tables", "projection", "workspace"},
     "cut_reads": VALUES | {"selection", "cut", "tables", "store"},
     "past": READING,
-    "backend": TRANSACTING | {"past", "retries"},
+    "backend": TRANSACTING | {"past", "retries", "options", "vigil", "subscription"},
     "handlers": BASE,
     "aggregate": VALUES | {"store", "handlers", "projection", "retries"},
-    "memory": VALUES | {"options", "selection", "cut", "proposal", "transaction", "backend"},
+    "memory": VALUES | {"options", "selection", "vigil", "cut", "proposal", "transaction", "backend"},
     "shared.frame": BASE,
     "shared.mapped": BASE,
     "shared.segments": BASE | FILES - {"shared.log", "shared.index", "shared.header"},
@@ -82,13 +84,18 @@ ALLOWED = {
     "shared.peer": BASE | LINE,
     "shared.launch": BASE | {"shared.wire"},
     "shared.complaints": set(),
-    "shared.server": BASE | WRITER | LINE | PLACE | {"shared.peer", "shared.watch", "shared.complaints"},
+    "shared.waiting": {"shared.peer"},
+    "shared.server": BASE
+    | WRITER
+    | LINE
+    | PLACE
+    | {"shared.peer", "shared.waiting", "shared.watch", "shared.complaints"},
     "shared.process": BASE | WRITER | LINE | PLACE | {"options", "shared.server", "shared.launch", "shared.complaints"},
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
     "shared.open_calls": set(),
-    "shared.proxy": BASE | LINE | PLACE | {"shared.election", "shared.rows", "shared.open_calls"},
+    "shared.proxy": BASE | LINE | PLACE | {"options", "vigil", "shared.election", "shared.rows", "shared.open_calls"},
     "shared.store": VALUES
-    | {"options"}
+    | {"options", "vigil"}
     | LINE
     | PLACE
     | {"backend", "cut", "proposal", "transaction"}

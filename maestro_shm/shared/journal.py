@@ -105,6 +105,16 @@ class Journal:
         """The size cap of a commit."""
         return self._words[MAX_COMMIT_BYTES]
 
+    @property
+    def incarnation(self) -> int:
+        """Which one it is of the store's; a reset begins the next."""
+        return self._words[INCARNATION]
+
+    @property
+    def last_position(self) -> int:
+        """That of the last event that is published."""
+        return self._words[LAST_POSITION]
+
     def commit_events(self, commit_id: bytes, rows: Sequence[Row], resent: object) -> tuple[int, list[int]]:
         """Store the events of one commit, and return the position of the first and the timestamps of all.
 

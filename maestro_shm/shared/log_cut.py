@@ -37,6 +37,10 @@ class LogCut(Cut):
         return self._read(self._view.last_sequence, aggregate_id)
 
     @property
+    def incarnation(self) -> int:
+        return self._view.incarnation
+
+    @property
     def last_position(self) -> int:
         return self._read(self._view.last_position)
 

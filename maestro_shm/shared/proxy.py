@@ -15,6 +15,7 @@ somebody else has, and they only rise; so it is refused, and nobody is told.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -30,16 +31,20 @@ from maestro_shm.errors import (
     StoreUnavailableError,
     shown,
 )
+from maestro_shm.options import LONGEST_TIMEOUT
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.open_calls import OpenCalls
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
 from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
+from maestro_shm.vigil import Vigil
 
 _BROKEN: Final = (ConnectionError, EOFError)
 """What the end of a line raises."""
 _OPEN_OUTCOME: Final = (
     "; the commit that was under way may or may not have been stored; to learn it make the same call again"
 )
+_MOST_BREAKS: Final = 100
+"""Servers that may end during one wait."""
 _Part = TypeVar("_Part")
 _Made = TypeVar("_Made")
 
@@ -85,10 +90,46 @@ class StoreProxy(managers.BaseProxy):
         self._begin_if_forked()
         self._call(next(self._identity[1]), "reset", [])
 
+    def wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
+        """Return when the server says that there may be an event at this position, or another incarnation.
+
+        Or at the deadline, or when the vigil is over. Where there is no server one is started. Raises
+        `StoreUnavailableError`.
+        """
+        self._begin_if_forked()
+        self._vigils.add(vigil)
+        try:
+            for _ in range(_MOST_BREAKS):
+                if vigil.is_over or self._is_closed or self._waits(incarnation, position, deadline, vigil):
+                    return
+        finally:
+            self._vigils.discard(vigil)
+        raise StoreUnavailableError(str(self._directory), "its server broke off the same wait many times")
+
+    def _waits(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> bool:
+        """Whether the wait has ended otherwise than by the end of the line."""
+        line = self._take() or self._attach(time.monotonic() + self._timeout, resent=False)
+        number = next(self._identity[1])
+        seconds = min(max(0.0, deadline - time.monotonic()), LONGEST_TIMEOUT)
+        message = [number, None, "wait", [incarnation, position, math.ceil(seconds * 1000)]]
+        try:
+            with vigil.woken_by(line.interrupt):
+                if vigil.is_over or self._is_closed:
+                    line.close()
+                else:
+                    self._exchange(line, number, message, time.monotonic() + seconds + self._timeout, "")
+        except _BROKEN:
+            if not vigil.is_over:
+                self._hang_up()  # the others at rest were to the same server
+            return False
+        return True
+
     def close(self) -> None:
-        """Hang up; calls that other threads have under way do so when they end."""
+        """Hang up; calls that other threads have under way do so when they end, and their waits end."""
         self._is_closed = True
         self._hang_up()
+        for vigil in list(self._vigils):
+            vigil.end()
 
     def _hang_up(self) -> None:
         while line := self._take():
@@ -97,6 +138,7 @@ class StoreProxy(managers.BaseProxy):
     def _begin(self, lines: list[Line]) -> None:
         self._at_rest = lines
         self._open_calls = OpenCalls()
+        self._vigils: set[Vigil] = set()
         # One value, so that threads that begin at the same moment after a fork have no commit id in common.
         self._identity = os.urandom(8), itertools.count(1)
         self._process = os.getpid()  # last: who is interrupted on the way here begins again
@@ -152,18 +194,19 @@ class StoreProxy(managers.BaseProxy):
         The last of the arguments, where there are any, says whether they may have been sent before.
         """
         deadline = time.monotonic() + self._timeout
+        message = [number, "journal", method, arguments]
         for again in (False, True, True, True):
             if again and arguments:
                 arguments[-1] = True
             line = self._take() or self._attach(deadline, resent=again or arguments[-1:] == [True])
             try:
-                return self._exchange(line, number, [number, "journal", method, arguments], deadline)
+                return self._exchange(line, number, message, deadline, _OPEN_OUTCOME)
             except _BROKEN:
                 self._hang_up()  # the others at rest were to the same server
         what = f"its server broke off the same {method} several times"
         raise StoreUnavailableError(str(self._directory), what + _OPEN_OUTCOME)
 
-    def _exchange(self, line: Line, number: int, message: list[Any], deadline: float) -> Any:
+    def _exchange(self, line: Line, number: int, message: list[Any], deadline: float, outcome: str) -> Any:
         """What the reply to a message brings. The line goes back to rest, or is closed whatever the error."""
         try:
             reply = wire.unpack(line.exchange(wire.pack(message), deadline))
@@ -177,7 +220,7 @@ class StoreProxy(managers.BaseProxy):
                 what = str(error)
             else:
                 raise
-            raise StoreUnavailableError(str(self._directory), what + _OPEN_OUTCOME) from None
+            raise StoreUnavailableError(str(self._directory), what + outcome) from None
         self._at_rest.append(line)
         if self._is_closed:
             self._hang_up()

@@ -27,6 +27,7 @@ from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.transport import Listener, user_of
+from maestro_shm.shared.waiting import Waiting, Wanted
 from maestro_shm.shared.watch import Watch
 
 _TICK: Final = 1.0
@@ -59,6 +60,8 @@ class LoopServer(managers.Server):
         self._peers: set[Peer] = set()
         self._held_back: list[tuple[Peer, int, bytes]] = []
         """Replies that wait for the disk, with the numbers of their requests."""
+        self._waiting = Waiting()
+        self._awaited_incarnation = self.journal.incarnation
         self._complaints = Complaints()
         self._watch = Watch()
         self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
@@ -87,12 +90,14 @@ class LoopServer(managers.Server):
         """Serve until it is time to leave, then clean up."""
         try:
             while not self._leaving:
-                for key, _ in self._watch.until(self._look) or self._selector.select(_TICK):
+                for key, _ in self._watch.until(self._look) or self._selector.select(self._pause()):
                     key.data()
                     if self._store_ends:
                         break  # let nobody in to a store that is no more
                 if self._held_back:
                     self._settle()
+                if self._waiting:
+                    self._answer_waiting()
                 if (now := time.monotonic()) >= self._chores_due:
                     self._chores_due = now + _TICK
                     self._do_chores(now)
@@ -111,6 +116,17 @@ class LoopServer(managers.Server):
         if self._settings.creator is None:
             raise StoreUnavailableError(str(self.journal.directory), "not private, so its server is not to be stopped")
         self._end_store()
+
+    def wait(self, incarnation: int, position: int, milliseconds: int) -> Wanted | None:
+        """Answer when there is an event at this position, or so much later, or at once for another incarnation."""
+        arguments = incarnation, position, milliseconds
+        if any(type(argument) is not int for argument in arguments):
+            raise TypeError(f"a wait is for an incarnation, a position and a time, not {shown(arguments)}")
+        is_due = incarnation != self.journal.incarnation or position <= self.journal.last_position
+        return None if is_due else Wanted(position, time.monotonic() + milliseconds / 1000)
+
+    def _pause(self) -> float:
+        return self._waiting.seconds(time.monotonic(), _TICK) if self._waiting else _TICK
 
     def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
         return self._selector.select(0)
@@ -155,7 +171,10 @@ class LoopServer(managers.Server):
     def _receive(self, peer: Peer) -> None:
         for payload in peer.receive():
             number, reply = self._answer(payload)
-            if self.journal.is_unsettled and not self._store_ends:
+            if isinstance(reply, Wanted):
+                if not self._waiting.add(peer, number, reply):
+                    raise wire.ProtocolError("it waits already")
+            elif self.journal.is_unsettled and not self._store_ends:
                 self._held_back.append((peer, number, reply))
             else:
                 peer.send(reply)
@@ -175,6 +194,13 @@ class LoopServer(managers.Server):
         for peer, number, reply in held_back:
             if peer in self._peers:
                 self._deal_with(peer, peer.send, wire.pack_error(number, error) if error else reply)
+
+    def _answer_waiting(self) -> None:
+        incarnation = self.journal.incarnation
+        last_position = self.journal.last_position if incarnation == self._awaited_incarnation else None
+        self._awaited_incarnation = incarnation
+        for peer, number in self._waiting.due(last_position, time.monotonic()):
+            self._deal_with(peer, peer.send, wire.pack([number, True, None]))
 
     def _deal_with(self, peer: Peer, action: Callable[..., None], *arguments: object) -> None:
         """Whatever comes of it, go on: with the client, or without."""
@@ -208,6 +234,7 @@ class LoopServer(managers.Server):
         self._selector.unregister(peer.socket)
         peer.socket.close()
         self._peers.discard(peer)
+        self._waiting.forget(peer)
         if peer.is_known:
             self._count_clients()
 
@@ -216,8 +243,8 @@ class LoopServer(managers.Server):
         self.journal.count_clients(clients)
         self._idle_since = time.monotonic()
 
-    def _answer(self, payload: bytes) -> tuple[int, bytes]:
-        """The number of a request, and the reply."""
+    def _answer(self, payload: bytes) -> tuple[int, bytes | Wanted]:
+        """The number of a request, and the reply, or when it is due."""
         try:
             number, ident, method, arguments = wire.unpack(payload)
         except ValueError:
@@ -230,7 +257,8 @@ class LoopServer(managers.Server):
             raise wire.ProtocolError(f"no such call: {shown(ident)}, {shown(method)}") from None
         try:
             with self.mutex:
-                return number, wire.pack([number, True, function(*arguments)])
+                result = function(*arguments)
+                return number, result if type(result) is Wanted else wire.pack([number, True, result])
         except StoreError as error:
             if self.journal.is_broken:
                 self._leave()

@@ -29,6 +29,7 @@ from maestro_shm.shared.rows import rows_of
 from maestro_shm.shared.transport import Line
 from maestro_shm.transaction import refuse_within
 from maestro_shm.validation import PackedEvent
+from maestro_shm.vigil import Vigil
 
 _ABANDON_SECONDS: Final = 2.0
 """How long to wait for the server of a private store that could not be opened. It ends by itself with this process."""
@@ -197,6 +198,15 @@ class SharedStore(Backend):
         except StoreUnavailableError:
             self._check_open()
             raise
+
+    def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
+        self._check_open()
+        try:
+            self._proxy.wait(incarnation, position, deadline, vigil)
+        except StoreUnavailableError:
+            self._check_open()
+            raise
+        self._check_open()
 
     def _use(self, line: Line) -> None:
         proxy = StoreProxy(self.directory, self._timeout, line)

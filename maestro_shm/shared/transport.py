@@ -102,6 +102,11 @@ class Line:
             while self._receive_some(deadline):
                 _check_time(deadline)
 
+    def interrupt(self) -> None:
+        """Let the exchange end that another thread has under way: it raises `EOFError` there."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up, for the server at once, even if a process that was forked this moment has a copy still.
 

@@ -56,6 +56,7 @@ class View:
         self.index = index
         self.index_words = index.words
         self.generation = generation
+        self.incarnation = header.words[head.INCARNATION]
         self.feed = Feed(log, positions, lambda: header.words[GENERATION] == generation)
         self.heads: dict[str, _Head] = {}
         self.entries: dict[tuple[str, str], _StoredEntry] = {}

@@ -16,6 +16,7 @@ from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared import handshake, journal, wire
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.server import LoopServer
+from maestro_shm.shared.waiting import Wanted
 
 _PLANTED_MESSAGES: Final = 600
 _PLANTED_PATIENCE: Final = 3.0
@@ -63,7 +64,7 @@ def _before_answering(harm: Callable[[LoopServer, bytes], bytes | None]) -> Call
     def plant() -> None:
         answer = LoopServer._answer
 
-        def harmful(server: LoopServer, payload: bytes) -> tuple[int, bytes]:
+        def harmful(server: LoopServer, payload: bytes) -> tuple[int, bytes | Wanted]:
             instead = harm(server, payload)
             return answer(server, payload) if instead is None else (0, instead)
 
