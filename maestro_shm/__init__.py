@@ -3,6 +3,7 @@
 from maestro_shm.aggregate import Aggregate
 from maestro_shm.clock import new_id
 from maestro_shm.connect import connect, destroy
+from maestro_shm.consumer import Consumer, Parked
 from maestro_shm.errors import (
     ConflictError,
     CorruptLogError,
@@ -19,6 +20,7 @@ from maestro_shm.errors import (
     StoreError,
     StoreFullError,
     StoreUnavailableError,
+    SubscriptionError,
     TableConflictError,
     TransactionError,
 )
@@ -35,6 +37,7 @@ __all__ = [
     "Aggregate",
     "Command",
     "ConflictError",
+    "Consumer",
     "CorruptLogError",
     "Event",
     "InvalidCommandError",
@@ -43,6 +46,7 @@ __all__ = [
     "InvalidHandlerError",
     "MaestroError",
     "NewEvent",
+    "Parked",
     "Projection",
     "ReadOnlyError",
     "RetriesExhaustedError",
@@ -55,6 +59,7 @@ __all__ = [
     "StoreFullError",
     "StoreUnavailableError",
     "Subscription",
+    "SubscriptionError",
     "Table",
     "TableConflictError",
     "Tables",

@@ -13,7 +13,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from maestro_shm import options
 from maestro_shm import transaction as transactions
+from maestro_shm.consumer import Consumer
 from maestro_shm.cut_reads import CutReads
+from maestro_shm.durable_subscription import DurableSubscription
 from maestro_shm.errors import (
     ConflictError,
     InvalidEventError,
@@ -23,7 +25,9 @@ from maestro_shm.errors import (
     TransactionError,
     shown,
 )
+from maestro_shm.leases import Leases
 from maestro_shm.past import Past
+from maestro_shm.progress import checked
 from maestro_shm.projection import Projection
 from maestro_shm.proposal import Proposal
 from maestro_shm.records import Event, Snapshot
@@ -48,6 +52,10 @@ class Backend(CutReads):
     @abstractmethod
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         """Return when there may be an event at this position, or another incarnation, or the vigil is over."""
+
+    @abstractmethod
+    def _leases(self, name: str) -> Leases:
+        """The leases of one name, for one holder, who has to close them."""
 
     @abstractmethod
     def _commit(self, proposal: Proposal) -> list[Event]:
@@ -125,6 +133,20 @@ class Backend(CutReads):
     ) -> Subscription:
         transactions.refuse_within(self, "a subscription")
         return Subscription(self, selection(after, None, types, aggregate_prefix))
+
+    def subscription(
+        self,
+        name: str,
+        partitions: int | None = None,
+        *,
+        after: int = 0,
+        types: Collection[str] | None = None,
+        aggregate_prefix: str | None = None,
+        most_attempts: int = 5,
+    ) -> Consumer:
+        transactions.refuse_within(self, "a subscription")
+        wanted = None if partitions is None else checked(partitions, after, types, aggregate_prefix, most_attempts)
+        return DurableSubscription(self, name, wanted)
 
     def at(self, *, position: int | None = None, time: datetime | int | None = None) -> Store:
         return Past(self, *self._past_cut(position, time))

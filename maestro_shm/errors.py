@@ -238,6 +238,18 @@ class ReadOnlyError(StoreError):
         return f"{self.target!r} is the past and can only be read; {self.what} is for the store itself"
 
 
+class SubscriptionError(StoreError):
+    """A durable subscription does not exist, or is used otherwise than it can be."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"subscription {self.name!r}: {self.reason}"
+
+
 class TransactionError(MaestroError):
     """A transaction is used in a way that would break its promise: `reason` says how."""
 

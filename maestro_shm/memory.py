@@ -18,6 +18,7 @@ from maestro_shm.backend import Backend
 from maestro_shm.clock import HybridClock
 from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys
 from maestro_shm.errors import SequenceConflictError, StaleReadError, StoreClosedError, TableConflictError
+from maestro_shm.leases import Leases, ThreadLeases
 from maestro_shm.proposal import Change, Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.selection import Selection
@@ -131,6 +132,7 @@ class MemoryStore(Backend):
         self._max_commit_bytes = options.commit_bytes(max_commit_bytes)
         self._lock = threading.Condition()
         self.incarnation = 0
+        self._holders: dict[str, dict[int, object]] = {}
         self._clock = HybridClock()
         self._closed = False
         self._forget()
@@ -285,6 +287,9 @@ class MemoryStore(Backend):
                 min(deadline - time.monotonic(), threading.TIMEOUT_MAX),
             )
             self._check_open()
+
+    def _leases(self, name: str) -> Leases:
+        return ThreadLeases(self._holders.setdefault(name, {}))
 
     def _wake(self) -> None:
         with self._lock:

@@ -51,6 +51,9 @@ class Past(CutReads):
     def subscribe(self, *_: object, **__: object) -> Any:
         raise ReadOnlyError(self.target, "a subscription")
 
+    def subscription(self, *_: object, **__: object) -> Any:
+        raise ReadOnlyError(self.target, "a subscription")
+
     def close(self) -> None:
         pass
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
+from maestro_shm.consumer import Consumer
 from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.retries import DEFAULT_SECONDS
@@ -149,6 +150,28 @@ class Store(ABC):
 
         To be used by `for`, and `with`; it ends when somebody closes it. No event is left out or given twice, also
         where the server ends and another one takes over. Raises as `read` does.
+        """
+
+    @abstractmethod
+    def subscription(
+        self,
+        name: str,
+        partitions: int | None = None,
+        *,
+        after: int = 0,
+        types: Collection[str] | None = None,
+        aggregate_prefix: str | None = None,
+        most_attempts: int = 5,
+    ) -> Consumer:
+        """A consumer of a durable subscription, whose events are shared out among all its consumers.
+
+        With a number of partitions it is made, if there is none of this name yet: it begins behind the position
+        `after`, and so many consumers at most share it. What it was made with is fixed. Without one it must be there.
+        The events of an aggregate are consumed in order, one after the other; each event once if all goes well, and
+        again where it was not acknowledged. How it is used says `Consumer`.
+
+        Raises `SubscriptionError` if there is none, or it was made with something else; `ValueError` and
+        `InvalidEventError` for arguments that cannot be any.
         """
 
     @abstractmethod

@@ -115,6 +115,9 @@ class _BoundStore(Store):
     def subscribe(self, *_: object, **__: object) -> NoReturn:
         raise TransactionError("a transaction reads one state, so nothing new comes; subscribe to its store")
 
+    def subscription(self, *_: object, **__: object) -> NoReturn:
+        raise TransactionError("a transaction reads one state, so nothing new comes; subscribe to its store")
+
     def at(self, **_: object) -> NoReturn:
         raise TransactionError("a transaction reads one state, the newest; for another one ask its store")
 

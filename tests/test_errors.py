@@ -94,6 +94,11 @@ EXAMPLES: list[Example] = [
         "the keys of table 'names' changed from version 1, which was read, to 3; run the transaction again",
     ),
     Example(
+        ms.SubscriptionError("billing", "it has consumers"),
+        {"name": "billing", "reason": "it has consumers"},
+        "subscription 'billing': it has consumers",
+    ),
+    Example(
         ms.ReadOnlyError("shm:bank at position 5", "a commit"),
         {"target": "shm:bank at position 5", "what": "a commit"},
         "'shm:bank at position 5' is the past and can only be read; a commit is for the store itself",
@@ -170,6 +175,7 @@ def test_the_text_of_an_error_follows_its_facts() -> None:
         (ms.TableConflictError, ms.ConflictError),
         (ms.InvalidEntryError, ms.StoreError),
         (ms.ReadOnlyError, ms.StoreError),
+        (ms.SubscriptionError, ms.StoreError),
         (ms.TransactionError, ms.MaestroError),
         (ms.InvalidEventError, ms.StoreError),
         (ms.StoreUnavailableError, ms.StoreError),

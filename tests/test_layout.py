@@ -36,19 +36,30 @@ ALLOWED = {
     "cut": BASE | {"selection"},
     "retries": set(),
     "vigil": set(),
+    "leases": set(),
+    "consumer": BASE,
+    "membership": {"leases"},
+    "progress": BASE | {"selection", "membership", "consumer", "tables"},
+    "partition": BASE | {"progress"},
+    "partition_reader": BASE | {"progress", "partition", "subscription"},
+    "durable_subscription": BASE
+    | {"options", "vigil", "leases", "consumer", "membership", "progress", "partition", "partition_reader"}
+    | {"subscription"},
     "subscription": BASE | {"selection", "cut", "options", "vigil"},
     "tables": VALUES,
     "projection": BASE | {"tables"},
-    "store": BASE | {"tables", "projection", "retries", "subscription"},
+    "store": BASE | {"tables", "projection", "retries", "subscription", "consumer"},
     "proposal": VALUES,
     "workspace": VALUES | {"cut", "proposal"},
     "transaction": VALUES | {"store", "tables", "projection", "workspace"},
     "cut_reads": VALUES | {"selection", "cut", "tables", "store"},
     "past": READING,
-    "backend": TRANSACTING | {"past", "retries", "options", "vigil", "subscription"},
+    "backend": TRANSACTING
+    | {"past", "retries", "options", "vigil", "leases"}
+    | {"subscription", "consumer", "progress", "durable_subscription"},
     "handlers": BASE,
     "aggregate": VALUES | {"store", "handlers", "projection", "retries"},
-    "memory": VALUES | {"options", "selection", "vigil", "cut", "proposal", "transaction", "backend"},
+    "memory": VALUES | {"options", "selection", "vigil", "leases", "cut", "proposal", "transaction", "backend"},
     "shared.frame": BASE,
     "shared.mapped": BASE,
     "shared.segments": BASE | FILES - {"shared.log", "shared.index", "shared.header"},
@@ -62,6 +73,7 @@ ALLOWED = {
     "shared.draft": VALUES | {"shared.frame", "shared.heads", "shared.rows"},
     "shared.journal": VALUES | WRITER,
     "shared.key_list": VALUES | FILES | {"cut"},
+    "shared.file_leases": BASE | {"leases"},
     "shared.feed": VALUES | FILES | {"selection", "shared.positions"},
     "shared.view": VALUES | FILES | {"cut", "shared.positions", "shared.key_list", "shared.feed"},
     "shared.log_cut": BASE | {"cut", "selection", "shared.log", "shared.view"},
@@ -95,7 +107,7 @@ ALLOWED = {
     "shared.open_calls": set(),
     "shared.proxy": BASE | LINE | PLACE | {"options", "vigil", "shared.election", "shared.rows", "shared.open_calls"},
     "shared.store": VALUES
-    | {"options", "vigil"}
+    | {"options", "vigil", "leases", "shared.file_leases"}
     | LINE
     | PLACE
     | {"backend", "cut", "proposal", "transaction"}
@@ -105,7 +117,7 @@ ALLOWED = {
 ONLY_THERE = {
     "mmap": {"shared.mapped", "shared.log"},  # the log for the name of the type
     "subprocess": {"shared.launch"},
-    "fcntl": {"shared.directory"},
+    "fcntl": {"shared.directory", "shared.file_leases"},
     "filelock": {"shared.election", "shared.launch"},
     "msgpack": {"codec", "packers", "shared.wire", "shared.launch"},
     "pickle": set[str](),

@@ -4,6 +4,7 @@
     authkey     the key that clients and server prove to each other
     settings    what was fixed at the store's creation, as JSON; a directory with it is a store
     header, log-*, positions-*, index-*   see recovery.py
+    leases-*    empty; the leases of a subscription's consumers are locks on it
     damaged-N   what a repair replaced, see repair.py
     socket-N    where the server of epoch N listens
     server.log  what the server has to say

@@ -6,6 +6,7 @@ A handle pickles as its target and connects once per process: whoever unpickles 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 import weakref
@@ -17,12 +18,14 @@ from maestro_shm import codec, options, validation
 from maestro_shm.backend import Backend
 from maestro_shm.cut import Cut
 from maestro_shm.errors import StoreClosedError, StoreError, StoreUnavailableError
+from maestro_shm.leases import Leases
 from maestro_shm.proposal import Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election, places
 from maestro_shm.shared.directory import Settings, VanishedError
+from maestro_shm.shared.file_leases import FileLeases
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.rows import rows_of
@@ -207,6 +210,10 @@ class SharedStore(Backend):
             self._check_open()
             raise
         self._check_open()
+
+    def _leases(self, name: str) -> Leases:
+        self._check_open()
+        return FileLeases(self.directory / f"leases-{hashlib.sha256(name.encode()).hexdigest()[:32]}")
 
     def _use(self, line: Line) -> None:
         proxy = StoreProxy(self.directory, self._timeout, line)

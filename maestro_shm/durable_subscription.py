@@ -1,0 +1,268 @@
+"""A durable subscription, consumed by as many processes as want to: each event by one of them, and none is lost.
+
+The events of an aggregate are all in one partition, and a partition has one consumer at a time, that takes its events
+one by one; so they stay in order. How far it is tells a checkpoint in the store, moved by each acknowledgement. A
+consumer that dies leaves its partitions to the others; what it had not acknowledged is delivered again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from maestro_shm import options
+from maestro_shm.consumer import Consumer, Parked
+from maestro_shm.errors import MaestroError, SubscriptionError, shown
+from maestro_shm.leases import Leases
+from maestro_shm.membership import REPLAY, Membership
+from maestro_shm.partition import Partition, position_of
+from maestro_shm.partition_reader import PartitionReader
+from maestro_shm.progress import Home as HomeOfProgress
+from maestro_shm.progress import Mark, Progress, Settings
+from maestro_shm.records import Event
+from maestro_shm.subscription import Source
+from maestro_shm.vigil import Vigil
+
+_LOOK: Final = 0.25
+"""Seconds between two looks at who else is there: so long may the partitions of a dead consumer lie idle."""
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 10.0
+"""Seconds before an event that failed is tried again; they double."""
+_FAR_BEHIND: Final = 1_000
+"""Positions: the checkpoint of a partition without events is moved when it is so far behind, lest all be read again."""
+_LONGEST_REASON: Final = 1_000
+
+
+class Home(Source, HomeOfProgress, Protocol):
+    """A store, as far as a durable subscription has to do with it."""
+
+    def read(self, after: int = 0, *, limit: int | None = None) -> Iterator[Event]:
+        """The feed."""
+
+    def _leases(self, name: str) -> Leases:
+        """Leases of the store, to be closed."""
+
+
+class DurableSubscription(Consumer):
+    """See `Consumer`."""
+
+    def __init__(self, store: Home, name: str, wanted: Settings | None) -> None:
+        self.name = name
+        self._store = store
+        self._progress = Progress(store, name)
+        self._settings: Final = self._progress.settings(wanted)
+        self._reader = PartitionReader(store, self._settings)
+        self._vigil = Vigil()
+        self._membership: Membership | None = None
+        self._at_work: tuple[int, Event] | None = None
+        self._next_look = 0.0
+        self._process = os.getpid()
+
+    def get(self, timeout: float | None = None) -> Event | None:
+        self._check_process()
+        deadline = options.deadline(timeout)
+        if self._at_work is not None:
+            position = self._at_work[1].position
+            raise SubscriptionError(self.name, f"the event at position {position} is neither acknowledged nor failed")
+        while not self._vigil.is_over:
+            if time.monotonic() >= self._next_look:
+                self._share_out()
+            if (number := self._next_ready()) is not None:
+                if (event := self._begin(number)) is not None:
+                    return event
+            elif not self._reader.read_more() and not self._wait(deadline):
+                break
+        return None
+
+    def ack(self, event: Event) -> None:
+        number, partition = self._found_at_work(event)
+        done = _behind(event)
+        self._progress.write({number: done})
+        self._finish(partition, done)
+
+    def apply(self, event: Event, function: Callable[[Any, Event], object]) -> None:
+        number, partition = self._found_at_work(event)
+        done = _behind(event)
+
+        def run(tx: Any) -> None:
+            function(tx, event)
+            self._progress.write_within(tx, {number: done})
+
+        self._store.transact(run)
+        self._finish(partition, done)
+
+    def fail(self, event: Event, reason: object = "") -> None:
+        number, partition = self._found_at_work(event)
+        attempts = partition.mark.attempts + (not partition.counts_ahead)
+        if attempts >= self._settings.most_attempts:
+            self._park(number, partition, reason if isinstance(reason, str) else shown(reason))
+            return
+        self._move({number: partition.mark._replace(attempts=attempts)})
+        partition.not_before = time.monotonic() + min(_FIRST_PAUSE * 2.0 ** (attempts - 1), _LONGEST_PAUSE)
+        self._at_work = None
+
+    def run(self, handler: Callable[[Event], object]) -> None:
+        for event in self:
+            try:
+                handler(event)
+            except Exception as error:  # noqa: BLE001 (whatever the handler raises is its answer)
+                self.fail(event, error)
+            else:
+                self.ack(event)
+
+    def stop(self) -> None:
+        self._vigil.end()
+
+    def close(self) -> None:
+        self.stop()
+        membership, self._membership = self._membership, None
+        if membership is None or self._process != os.getpid():
+            return
+        partitions = self._reader.partitions
+        try:
+            self._progress.write({number: partition.closed() for number, partition in partitions.items()})
+        except MaestroError:
+            pass  # it looks as after our death then, which costs the next consumer a commit
+        finally:
+            partitions.clear()
+            self._at_work = None
+            membership.close()
+
+    def parked(self) -> list[Parked]:
+        return self._progress.parked()
+
+    def replay(self, handler: Callable[[Event], object]) -> int:
+        leases = self._store._leases(self.name)
+        try:
+            if not leases.take(REPLAY):
+                raise SubscriptionError(self.name, "somebody else replays the parked events already")
+            parked = self._progress.parked()
+            for position, _, _ in parked:
+                (event,) = self._store.read(position - 1, limit=1)
+                handler(event)
+                self._progress.unpark(position)
+            return len(parked)
+        finally:
+            leases.close()
+
+    def delete(self) -> None:
+        self.close()
+        leases = self._store._leases(self.name)
+        try:
+            if leases.taken_by_others(0, REPLAY + 1):
+                raise SubscriptionError(self.name, "it has consumers; close them before it is deleted")
+            self._progress.delete()
+        finally:
+            leases.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DurableSubscription, (self._store, self.name, None)
+
+    # Partitions
+
+    def _share_out(self) -> None:
+        """Give back what is more than our share, and take what is missing and free."""
+        self._next_look = time.monotonic() + _LOOK
+        if self._membership is None:
+            self._membership = Membership(self._store._leases(self.name), self._settings.partitions)
+        self._give_back(self._membership)
+        self._take(self._membership)
+        self._move_far_behind()
+
+    def _give_back(self, membership: Membership) -> None:
+        partitions = self._reader.partitions
+        if excess := membership.excess():
+            self._progress.write({number: partitions[number].closed() for number in excess})
+        for number in excess:
+            del partitions[number]
+            membership.give_back(number)
+
+    def _take(self, membership: Membership) -> None:
+        if not (taken := membership.take()):
+            return
+        try:
+            marks = self._progress.take(taken)
+        except BaseException:
+            for number in taken:
+                membership.give_back(number)
+            raise
+        self._reader.add({number: Partition(mark) for number, mark in marks.items()})
+
+    def _move_far_behind(self) -> None:
+        self._move(
+            {
+                number: partition.mark._replace(checkpoint=partition.done_up_to)
+                for number, partition in self._reader.partitions.items()
+                if partition.done_up_to - partition.mark.checkpoint > _FAR_BEHIND
+            }
+        )
+
+    def _move(self, marks: Mapping[int, Mark]) -> None:
+        if marks:
+            self._progress.write(marks)
+        for number, mark in marks.items():
+            self._reader.partitions[number].mark = mark
+
+    # Work
+
+    def _next_ready(self) -> int | None:
+        """The partition whose first event is the oldest that may be tried now."""
+        now = time.monotonic()
+        ready = [
+            (position_of(partition.waiting[0]), number)
+            for number, partition in self._reader.partitions.items()
+            if partition.waiting and partition.not_before <= now
+        ]
+        return min(ready)[1] if ready else None
+
+    def _begin(self, number: int) -> Event | None:
+        """The first event of a partition, which is at work now; None if it was given up."""
+        partition = self._reader.partitions[number]
+        if partition.counts_ahead:
+            if partition.mark.attempts >= self._settings.most_attempts:
+                self._park(number, partition, "its consumers died")
+                return None
+            self._move({number: partition.mark._replace(attempts=partition.mark.attempts + 1)})
+        event = partition.waiting[0]
+        self._at_work = number, event
+        return event
+
+    def _wait(self, deadline: float) -> bool:
+        """Whether it is worth another look."""
+        if time.monotonic() >= deadline:
+            return False
+        paused = (partition.not_before for partition in self._reader.partitions.values() if partition.waiting)
+        until = min(deadline, self._next_look, *paused)
+        self._store._wait(self._reader.incarnation, self._reader.awaited_position, until, self._vigil)
+        return True
+
+    def _found_at_work(self, event: Event) -> tuple[int, Partition]:
+        self._check_process()
+        if self._at_work is None or self._at_work[1] != event:
+            position = shown(getattr(event, "position", None))
+            reason = f"the event at position {position} is not at work here: never delivered, or dealt with already"
+            raise SubscriptionError(self.name, reason)
+        number = self._at_work[0]
+        return number, self._reader.partitions[number]
+
+    def _finish(self, partition: Partition, mark: Mark) -> None:
+        partition.finish(mark)
+        self._at_work = None
+
+    def _park(self, number: int, partition: Partition, reason: str) -> None:
+        event = partition.waiting[0]
+        attempts = partition.mark.attempts + (not partition.counts_ahead)
+        parked = Parked(position_of(event), reason[:_LONGEST_REASON], attempts)
+        self._progress.park(number, _behind(event), parked)
+        self._finish(partition, _behind(event))
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            reason = f"this consumer belongs to process {self._process}; make one in this process"
+            raise SubscriptionError(self.name, reason)
+
+
+def _behind(event: Event) -> Mark:
+    return Mark(position_of(event), attempts=0, is_open=True)

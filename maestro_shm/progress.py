@@ -1,0 +1,170 @@
+"""How far a subscription is, kept in a table of its store: a checkpoint for each partition, and the parked events.
+
+settings         what the subscription was made with
+partition:NNNN   up to where all is done, how often the event behind it has failed, and whether a consumer is at it
+parked:POSITION  the event at this position was given up: why, and after how many attempts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+from maestro_shm.consumer import Parked
+from maestro_shm.errors import SubscriptionError, shown
+from maestro_shm.membership import MOST_PARTITIONS
+from maestro_shm.selection import Selection, selection
+from maestro_shm.tables import Table
+
+_TABLE: Final = "maestro_shm/subscription/"
+_LONGEST_NAME: Final = 200
+_SETTINGS: Final = "settings"
+_PARKED: Final = "parked:"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is fixed when a subscription is made."""
+
+    partitions: int
+    after: int
+    types: tuple[str, ...] | None
+    aggregate_prefix: str
+    most_attempts: int
+
+    @property
+    def wanted(self) -> Selection:
+        """The events that it is about."""
+        return selection(self.after, None, self.types, self.aggregate_prefix)
+
+
+class Mark(NamedTuple):
+    """Where a partition is."""
+
+    checkpoint: int
+    attempts: int
+    """How often the event behind the checkpoint was tried in vain."""
+    is_open: bool
+    """Whether a consumer is at it, or was until it died."""
+
+
+class Home(Protocol):
+    """A store, as far as progress has to do with it."""
+
+    def transact(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
+        """Commit what the function does with a transaction."""
+
+    def table(self, name: str) -> Table:
+        """A table to be read."""
+
+
+class Progress:
+    """Of one subscription. Each method is one commit, or a read."""
+
+    def __init__(self, store: Home, name: str) -> None:
+        _check_name(name)
+        self._store = store
+        self._name = name
+        self._table = _TABLE + name
+
+    def settings(self, wanted: Settings | None) -> Settings:
+        """Those of the subscription, which is made with the wanted ones if there is none.
+
+        Raises `SubscriptionError` if it has others, or does not exist and nothing is wanted.
+        """
+        settings: Settings = self._store.transact(self._settings, wanted)
+        return settings
+
+    def take(self, partitions: Iterable[int]) -> dict[int, Mark]:
+        """Begin with these partitions: the marks that were found, and are open now."""
+        marks: dict[int, Mark] = self._store.transact(self._take, list(partitions))
+        return marks
+
+    def write(self, marks: Mapping[int, Mark]) -> None:
+        """Move marks."""
+        self._store.transact(self._write, marks)
+
+    def write_within(self, tx: Any, marks: Mapping[int, Mark]) -> None:
+        """Move marks with a transaction."""
+        self._write(tx, marks)
+
+    def park(self, partition: int, mark: Mark, parked: Parked) -> None:
+        """Move a mark past an event, and note that it was given up."""
+        self._store.transact(self._park, partition, mark, parked)
+
+    def parked(self) -> list[Parked]:
+        """What was given up, in the order of the feed."""
+        return [Parked(int(key.removeprefix(_PARKED)), *value) for key, value in self._read().prefix(_PARKED)]
+
+    def unpark(self, position: int) -> None:
+        """Forget that an event was given up."""
+        self._store.transact(lambda tx: tx.table(self._table).delete(_parked(position)))
+
+    def delete(self) -> None:
+        """Forget everything of it."""
+        self._store.transact(lambda tx: tx.table(self._table).clear())
+
+    def _read(self) -> Any:
+        return self._store.table(self._table)
+
+    def _settings(self, tx: Any, wanted: Settings | None) -> Settings:
+        table = tx.table(self._table)
+        found = table.get(_SETTINGS)
+        if found is None:
+            if wanted is None:
+                reason = "there is no such subscription; to make it say how many partitions it is to have"
+                raise SubscriptionError(self._name, reason)
+            table[_SETTINGS] = asdict(wanted)
+            return wanted
+        known = Settings(**found)
+        if wanted is not None and wanted != known:
+            raise SubscriptionError(self._name, f"it was made with {known}, not {wanted}; leave that out, or delete it")
+        return known
+
+    def _take(self, tx: Any, partitions: list[int]) -> dict[int, Mark]:
+        table = tx.table(self._table)
+        settings = Settings(**table[_SETTINGS])
+        found = {}
+        for partition in partitions:
+            found[partition] = Mark(*table.get(_key(partition), (settings.after, 0, False)))
+            table[_key(partition)] = tuple(found[partition]._replace(is_open=True))
+        return found
+
+    def _write(self, tx: Any, marks: Mapping[int, Mark]) -> None:
+        table = tx.table(self._table)
+        for partition, mark in marks.items():
+            table[_key(partition)] = tuple(mark)
+
+    def _park(self, tx: Any, partition: int, mark: Mark, parked: Parked) -> None:
+        self._write(tx, {partition: mark})
+        tx.table(self._table)[_parked(parked.position)] = parked.reason, parked.attempts
+
+
+def checked(partitions: object, after: int, types: Any, aggregate_prefix: Any, most_attempts: object) -> Settings:
+    """Settings of these arguments. Raises `ValueError` and `InvalidEventError`."""
+    if type(partitions) is not int or not 1 <= partitions <= MOST_PARTITIONS:
+        raise ValueError(f"partitions must be an int from 1 to {MOST_PARTITIONS:,}, not {shown(partitions)}")
+    if type(most_attempts) is not int or most_attempts < 1:
+        raise ValueError(f"most_attempts must be an int from 1 up, not {shown(most_attempts)}")
+    wanted = selection(after, None, types, aggregate_prefix)
+    sorted_types = None if wanted.types is None else tuple(sorted(wanted.types))
+    return Settings(partitions, after, sorted_types, wanted.aggregate_prefix, most_attempts)
+
+
+def _check_name(name: object) -> None:
+    try:
+        is_right = type(name) is str and 0 < len(name.encode()) <= _LONGEST_NAME and "\0" not in name
+    except UnicodeEncodeError:
+        is_right = False
+    if not is_right:
+        reason = f"a name must be a str of valid Unicode without NUL, of 1 to {_LONGEST_NAME} bytes"
+        raise SubscriptionError(name if type(name) is str else shown(name), reason)
+
+
+def _key(partition: int) -> str:
+    return f"partition:{partition:04d}"
+
+
+def _parked(position: int) -> str:
+    return f"{_PARKED}{position:020d}"
