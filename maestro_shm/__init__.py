@@ -12,6 +12,7 @@ from maestro_shm.errors import (
     InvalidEventError,
     InvalidHandlerError,
     MaestroError,
+    ProjectionError,
     ReadOnlyError,
     RetriesExhaustedError,
     SequenceConflictError,
@@ -26,6 +27,7 @@ from maestro_shm.errors import (
 )
 from maestro_shm.handlers import on_command, on_event, upcast
 from maestro_shm.projection import Projection
+from maestro_shm.projector import Projector
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot, in_range
 from maestro_shm.store import Store
 from maestro_shm.subscription import Subscription
@@ -48,6 +50,8 @@ __all__ = [
     "NewEvent",
     "Parked",
     "Projection",
+    "ProjectionError",
+    "Projector",
     "ReadOnlyError",
     "RetriesExhaustedError",
     "SequenceConflictError",

@@ -29,6 +29,7 @@ from maestro_shm.leases import Leases
 from maestro_shm.past import Past
 from maestro_shm.progress import checked
 from maestro_shm.projection import Projection
+from maestro_shm.projector import Projector
 from maestro_shm.proposal import Proposal
 from maestro_shm.records import Event, Snapshot
 from maestro_shm.retries import Attempts
@@ -52,6 +53,10 @@ class Backend(CutReads):
     @abstractmethod
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         """Return when there may be an event at this position, or another incarnation, or the vigil is over."""
+
+    @abstractmethod
+    def _wait_for_commit(self, incarnation: int, mark: int, deadline: float, vigil: Vigil) -> None:
+        """Return when there may be a commit behind this mark of a cut, or another incarnation, or the vigil is over."""
 
     @abstractmethod
     def _leases(self, name: str) -> Leases:
@@ -147,6 +152,18 @@ class Backend(CutReads):
         transactions.refuse_within(self, "a subscription")
         wanted = None if partitions is None else checked(partitions, after, types, aggregate_prefix, most_attempts)
         return DurableSubscription(self, name, wanted)
+
+    def projector(
+        self,
+        name: str,
+        projection: Projection | None = None,
+        *,
+        after: int = 0,
+        types: Collection[str] | None = None,
+        aggregate_prefix: str | None = None,
+    ) -> Projector:
+        transactions.refuse_within(self, "a projector")
+        return Projector(self, name, projection, selection(after, None, types, aggregate_prefix))
 
     def at(self, *, position: int | None = None, time: datetime | int | None = None) -> Store:
         return Past(self, *self._past_cut(position, time))

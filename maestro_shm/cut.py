@@ -53,6 +53,11 @@ class Cut(ABC):
 
     @property
     @abstractmethod
+    def mark(self) -> int:
+        """A number that rises with each commit, of whatever kind."""
+
+    @property
+    @abstractmethod
     def last_position(self) -> int:
         """That of the newest event, or 0."""
 

@@ -134,7 +134,7 @@ class DurableSubscription(Consumer):
         return self._progress.parked()
 
     def replay(self, handler: Callable[[Event], object]) -> int:
-        leases = self._store._leases(self.name)
+        leases = self._store._leases(f"subscription/{self.name}")
         try:
             if not leases.take(REPLAY):
                 raise SubscriptionError(self.name, "somebody else replays the parked events already")
@@ -149,7 +149,7 @@ class DurableSubscription(Consumer):
 
     def delete(self) -> None:
         self.close()
-        leases = self._store._leases(self.name)
+        leases = self._store._leases(f"subscription/{self.name}")
         try:
             if leases.taken_by_others(0, REPLAY + 1):
                 raise SubscriptionError(self.name, "it has consumers; close them before it is deleted")
@@ -166,7 +166,7 @@ class DurableSubscription(Consumer):
         """Give back what is more than our share, and take what is missing and free."""
         self._next_look = time.monotonic() + _LOOK
         if self._membership is None:
-            self._membership = Membership(self._store._leases(self.name), self._settings.partitions)
+            self._membership = Membership(self._store._leases(f"subscription/{self.name}"), self._settings.partitions)
         self._give_back(self._membership)
         self._take(self._membership)
         self._move_far_behind()

@@ -250,6 +250,18 @@ class SubscriptionError(StoreError):
         return f"subscription {self.name!r}: {self.reason}"
 
 
+class ProjectionError(StoreError):
+    """An eventual projection is used otherwise than it can be."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"projection {self.name!r}: {self.reason}"
+
+
 class TransactionError(MaestroError):
     """A transaction is used in a way that would break its promise: `reason` says how."""
 

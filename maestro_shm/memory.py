@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -104,6 +104,10 @@ class _MemoryCut(Cut):
         return self._store.incarnation
 
     @property
+    def mark(self) -> int:
+        return self._commit
+
+    @property
     def last_position(self) -> int:
         return self._position
 
@@ -155,6 +159,7 @@ class MemoryStore(Backend):
             self._commits += 1
             stored.append(_StoredSnapshot(self._commits, snapshot.sequence, payload))
             self._bytes += validation.record_size(snapshot.aggregate_id, payload)
+            self._lock.notify_all()
             return True
 
     def stats(self) -> dict[str, Any]:
@@ -281,11 +286,15 @@ class MemoryStore(Backend):
         return [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
+        self._wait_until(lambda: self._position >= position or self.incarnation != incarnation, deadline, vigil)
+
+    def _wait_for_commit(self, incarnation: int, mark: int, deadline: float, vigil: Vigil) -> None:
+        self._wait_until(lambda: self._commits > mark or self.incarnation != incarnation, deadline, vigil)
+
+    def _wait_until(self, is_there: Callable[[], bool], deadline: float, vigil: Vigil) -> None:
         with self._lock, vigil.woken_by(self._wake):
-            self._lock.wait_for(
-                lambda: vigil.is_over or self._closed or self._position >= position or self.incarnation != incarnation,
-                min(deadline - time.monotonic(), threading.TIMEOUT_MAX),
-            )
+            seconds = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+            self._lock.wait_for(lambda: vigil.is_over or self._closed or is_there(), seconds)
             self._check_open()
 
     def _leases(self, name: str) -> Leases:

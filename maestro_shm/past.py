@@ -54,6 +54,9 @@ class Past(CutReads):
     def subscription(self, *_: object, **__: object) -> Any:
         raise ReadOnlyError(self.target, "a subscription")
 
+    def projector(self, *_: object, **__: object) -> Any:
+        raise ReadOnlyError(self.target, "a projector")
+
     def close(self) -> None:
         pass
 

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from maestro_shm.consumer import Consumer
 from maestro_shm.projection import Projection
+from maestro_shm.projector import Projector
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.retries import DEFAULT_SECONDS
 from maestro_shm.subscription import Subscription
@@ -172,6 +173,22 @@ class Store(ABC):
 
         Raises `SubscriptionError` if there is none, or it was made with something else; `ValueError` and
         `InvalidEventError` for arguments that cannot be any.
+        """
+
+    @abstractmethod
+    def projector(
+        self,
+        name: str,
+        projection: Projection | None = None,
+        *,
+        after: int = 0,
+        types: Collection[str] | None = None,
+        aggregate_prefix: str | None = None,
+    ) -> Projector:
+        """An eventual projection of this name: who runs it, waits for it, or reads its tables.
+
+        It has the events behind `after`, of these types and aggregates, each exactly once. Who only waits or reads need
+        not say what is projected.
         """
 
     @abstractmethod

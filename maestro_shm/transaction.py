@@ -118,6 +118,9 @@ class _BoundStore(Store):
     def subscription(self, *_: object, **__: object) -> NoReturn:
         raise TransactionError("a transaction reads one state, so nothing new comes; subscribe to its store")
 
+    def projector(self, *_: object, **__: object) -> NoReturn:
+        raise TransactionError("a transaction reads one state, so nothing new comes; ask its store for a projector")
+
     def at(self, **_: object) -> NoReturn:
         raise TransactionError("a transaction reads one state, the newest; for another one ask its store")
 

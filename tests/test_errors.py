@@ -99,6 +99,11 @@ EXAMPLES: list[Example] = [
         "subscription 'billing': it has consumers",
     ),
     Example(
+        ms.ProjectionError("totals", "it is being rebuilt already"),
+        {"name": "totals", "reason": "it is being rebuilt already"},
+        "projection 'totals': it is being rebuilt already",
+    ),
+    Example(
         ms.ReadOnlyError("shm:bank at position 5", "a commit"),
         {"target": "shm:bank at position 5", "what": "a commit"},
         "'shm:bank at position 5' is the past and can only be read; a commit is for the store itself",
@@ -175,6 +180,7 @@ def test_the_text_of_an_error_follows_its_facts() -> None:
         (ms.TableConflictError, ms.ConflictError),
         (ms.InvalidEntryError, ms.StoreError),
         (ms.ReadOnlyError, ms.StoreError),
+        (ms.ProjectionError, ms.StoreError),
         (ms.SubscriptionError, ms.StoreError),
         (ms.TransactionError, ms.MaestroError),
         (ms.InvalidEventError, ms.StoreError),

@@ -37,6 +37,9 @@ ALLOWED = {
     "retries": set(),
     "vigil": set(),
     "leases": set(),
+    "projection_state": VALUES
+    | {"packers", "vigil", "leases", "selection", "cut", "tables", "projection", "subscription"},
+    "projector": BASE | {"options", "vigil", "selection", "tables", "projection", "projection_state"},
     "consumer": BASE,
     "membership": {"leases"},
     "progress": BASE | {"selection", "membership", "consumer", "tables"},
@@ -48,7 +51,7 @@ ALLOWED = {
     "subscription": BASE | {"selection", "cut", "options", "vigil"},
     "tables": VALUES,
     "projection": BASE | {"tables"},
-    "store": BASE | {"tables", "projection", "retries", "subscription", "consumer"},
+    "store": BASE | {"tables", "projection", "retries", "subscription", "consumer", "projector"},
     "proposal": VALUES,
     "workspace": VALUES | {"cut", "proposal"},
     "transaction": VALUES | {"store", "tables", "projection", "workspace"},
@@ -56,7 +59,7 @@ ALLOWED = {
     "past": READING,
     "backend": TRANSACTING
     | {"past", "retries", "options", "vigil", "leases"}
-    | {"subscription", "consumer", "progress", "durable_subscription"},
+    | {"subscription", "consumer", "progress", "durable_subscription", "projector"},
     "handlers": BASE,
     "aggregate": VALUES | {"store", "handlers", "projection", "retries"},
     "memory": VALUES | {"options", "selection", "vigil", "leases", "cut", "proposal", "transaction", "backend"},

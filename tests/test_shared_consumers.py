@@ -158,6 +158,33 @@ def test_a_consumer_that_dies_at_rest_costs_no_event_its_attempts(path: Path) ->
             assert consumer.parked() == []
 
 
+class Done:
+    """Notes each event, and that it was not noted before."""
+
+    def project(self, event: ms.Event, tables: ms.Tables) -> None:
+        done = tables["done"]
+        assert done.get(event.aggregate_id, 0) == event.sequence - 1
+        done[event.aggregate_id] = event.sequence
+
+
+def test_events_are_projected_once_each_though_runners_and_servers_are_killed(path: Path) -> None:
+    def project() -> None:
+        with ms.connect(path) as own:
+            own.projector("done", Done()).run()
+
+    with ms.connect(path) as store:
+        for turn in range(8):
+            with Fork(project) as fork:
+                fill(store, 8, 1 + 8 * turn)
+                if turn % 3 == 2:
+                    kill(store.stats()["server_pid"])
+                    store.projector("done").wait_for(store.last_position - 5, timeout=SOON)
+                fork.kill()
+        done = store.projector("done", Done())
+        done.catch_up()
+        assert dict(done.table("done")) == dict.fromkeys(KEYS, 64)
+
+
 def test_a_fork_is_no_consumer_and_holds_none_of_its_parents_leases(path: Path) -> None:
     with ms.connect(path) as store:
         fill(store, 1)

@@ -194,10 +194,10 @@ def test_the_server_keeps_nothing_of_clients_that_leave() -> None:
     waiting = Waiting()
     for number in range(10_000):
         peer = _Peer()
-        assert waiting.add(peer, number, Wanted(2**62, 1e9))  # type: ignore[arg-type]
+        assert waiting.add(peer, number, Wanted(waiting, 2**62, 1e9))  # type: ignore[arg-type]
         waiting.forget(peer)  # type: ignore[arg-type]
     assert len(waiting) == 0
-    assert len(waiting._by_position) <= 65
+    assert len(waiting._by_number) <= 65
     assert len(waiting._by_deadline) <= 65
     assert list(waiting.due(None, 0.0)) == []
 
@@ -206,19 +206,19 @@ def test_the_server_keeps_nothing_of_what_it_has_answered() -> None:
     waiting = Waiting()
     peer = _Peer()
     for number in range(10_000):
-        assert waiting.add(peer, number, Wanted(number, 1e9))  # type: ignore[arg-type]
+        assert waiting.add(peer, number, Wanted(waiting, number, 1e9))  # type: ignore[arg-type]
         assert [found for _, found in waiting.due(number, 0.0)] == [number]
-    assert len(waiting._by_position) + len(waiting._by_deadline) <= 70
+    assert len(waiting._by_number) + len(waiting._by_deadline) <= 70
 
 
 def test_the_server_answers_in_the_order_of_positions() -> None:
     waiting = Waiting()
     peers = [_Peer() for _ in range(6)]
     for number, (peer, position) in enumerate(zip(peers, (5, 1, 3, 3, 9, 1), strict=True)):
-        assert waiting.add(peer, number, Wanted(position, 100.0))  # type: ignore[arg-type]
-        assert not waiting.add(peer, number, Wanted(position, 100.0))  # type: ignore[arg-type]
+        assert waiting.add(peer, number, Wanted(waiting, position, 100.0))  # type: ignore[arg-type]
+        assert not waiting.add(peer, number, Wanted(waiting, position, 100.0))  # type: ignore[arg-type]
     waiting.forget(peers[2])  # type: ignore[arg-type]
-    assert waiting.add(peers[2], 12, Wanted(4, 50.0))  # type: ignore[arg-type]
+    assert waiting.add(peers[2], 12, Wanted(waiting, 4, 50.0))  # type: ignore[arg-type]
     assert [number for _, number in waiting.due(3, 0.0)] == [1, 5, 3]
     assert waiting.seconds(40.0, 60.0) == 10.0
     assert waiting.seconds(0.0, 1.0) == 1.0

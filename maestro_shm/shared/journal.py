@@ -115,6 +115,11 @@ class Journal:
         """That of the last event that is published."""
         return self._words[LAST_POSITION]
 
+    @property
+    def published(self) -> int:
+        """The offset where the log ends for readers."""
+        return self._words[PUBLISHED]
+
     def commit_events(self, commit_id: bytes, rows: Sequence[Row], resent: object) -> tuple[int, list[int]]:
         """Store the events of one commit, and return the position of the first and the timestamps of all.
 

@@ -41,6 +41,10 @@ class LogCut(Cut):
         return self._view.incarnation
 
     @property
+    def mark(self) -> int:
+        return self._published
+
+    @property
     def last_position(self) -> int:
         return self._read(self._view.last_position)
 

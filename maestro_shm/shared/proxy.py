@@ -90,28 +90,28 @@ class StoreProxy(managers.BaseProxy):
         self._begin_if_forked()
         self._call(next(self._identity[1]), "reset", [])
 
-    def wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
-        """Return when the server says that there may be an event at this position, or another incarnation.
+    def wait(self, method: str, incarnation: int, number: int, deadline: float, vigil: Vigil) -> None:
+        """Return when the server says that the store is there, or has another incarnation.
 
-        Or at the deadline, or when the vigil is over. Where there is no server one is started. Raises
-        `StoreUnavailableError`.
+        Or at the deadline, or when the vigil is over. By "wait" the number is a position, by "wait_for_commit" an
+        offset. Where there is no server one is started. Raises `StoreUnavailableError`.
         """
         self._begin_if_forked()
         self._vigils.add(vigil)
         try:
             for _ in range(_MOST_BREAKS):
-                if vigil.is_over or self._is_closed or self._waits(incarnation, position, deadline, vigil):
+                if vigil.is_over or self._is_closed or self._waits(method, incarnation, number, deadline, vigil):
                     return
         finally:
             self._vigils.discard(vigil)
         raise StoreUnavailableError(str(self._directory), "its server broke off the same wait many times")
 
-    def _waits(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> bool:
+    def _waits(self, method: str, incarnation: int, awaited: int, deadline: float, vigil: Vigil) -> bool:
         """Whether the wait has ended otherwise than by the end of the line."""
         line = self._take() or self._attach(time.monotonic() + self._timeout, resent=False)
         number = next(self._identity[1])
         seconds = min(max(0.0, deadline - time.monotonic()), LONGEST_TIMEOUT)
-        message = [number, None, "wait", [incarnation, position, math.ceil(seconds * 1000)]]
+        message = [number, None, method, [incarnation, awaited, math.ceil(seconds * 1000)]]
         try:
             with vigil.woken_by(line.interrupt):
                 if vigil.is_over or self._is_closed:

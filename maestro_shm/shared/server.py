@@ -60,7 +60,8 @@ class LoopServer(managers.Server):
         self._peers: set[Peer] = set()
         self._held_back: list[tuple[Peer, int, bytes]] = []
         """Replies that wait for the disk, with the numbers of their requests."""
-        self._waiting = Waiting()
+        self._events = Waiting()
+        self._commits = Waiting()
         self._awaited_incarnation = self.journal.incarnation
         self._complaints = Complaints()
         self._watch = Watch()
@@ -96,7 +97,7 @@ class LoopServer(managers.Server):
                         break  # let nobody in to a store that is no more
                 if self._held_back:
                     self._settle()
-                if self._waiting:
+                if self._events or self._commits:
                     self._answer_waiting()
                 if (now := time.monotonic()) >= self._chores_due:
                     self._chores_due = now + _TICK
@@ -119,14 +120,24 @@ class LoopServer(managers.Server):
 
     def wait(self, incarnation: int, position: int, milliseconds: int) -> Wanted | None:
         """Answer when there is an event at this position, or so much later, or at once for another incarnation."""
-        arguments = incarnation, position, milliseconds
+        return self._wanted(self._events, self.journal.last_position, incarnation, position, milliseconds)
+
+    def wait_for_commit(self, incarnation: int, offset: int, milliseconds: int) -> Wanted | None:
+        """The same for a commit of whatever kind behind this offset."""
+        return self._wanted(self._commits, self.journal.published, incarnation, offset + 1, milliseconds)
+
+    def _wanted(self, among: Waiting, reached: int, *arguments: int) -> Wanted | None:
         if any(type(argument) is not int for argument in arguments):
-            raise TypeError(f"a wait is for an incarnation, a position and a time, not {shown(arguments)}")
-        is_due = incarnation != self.journal.incarnation or position <= self.journal.last_position
-        return None if is_due else Wanted(position, time.monotonic() + milliseconds / 1000)
+            raise TypeError(f"a wait is for three numbers, not {shown(arguments)}")
+        incarnation, number, milliseconds = arguments
+        is_due = incarnation != self.journal.incarnation or number <= reached
+        return None if is_due else Wanted(among, number, time.monotonic() + milliseconds / 1000)
 
     def _pause(self) -> float:
-        return self._waiting.seconds(time.monotonic(), _TICK) if self._waiting else _TICK
+        if not self._events and not self._commits:
+            return _TICK
+        now = time.monotonic()
+        return min(self._events.seconds(now, _TICK), self._commits.seconds(now, _TICK))
 
     def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
         return self._selector.select(0)
@@ -172,7 +183,7 @@ class LoopServer(managers.Server):
         for payload in peer.receive():
             number, reply = self._answer(payload)
             if isinstance(reply, Wanted):
-                if not self._waiting.add(peer, number, reply):
+                if not reply.among.add(peer, number, reply):
                     raise wire.ProtocolError("it waits already")
             elif self.journal.is_unsettled and not self._store_ends:
                 self._held_back.append((peer, number, reply))
@@ -197,10 +208,14 @@ class LoopServer(managers.Server):
 
     def _answer_waiting(self) -> None:
         incarnation = self.journal.incarnation
-        last_position = self.journal.last_position if incarnation == self._awaited_incarnation else None
+        is_same = incarnation == self._awaited_incarnation
         self._awaited_incarnation = incarnation
-        for peer, number in self._waiting.due(last_position, time.monotonic()):
-            self._deal_with(peer, peer.send, wire.pack([number, True, None]))
+        now = time.monotonic()
+        due = [*self._events.due(self.journal.last_position if is_same else None, now)]
+        due += self._commits.due(self.journal.published if is_same else None, now)
+        for peer, number in due:
+            if peer in self._peers:
+                self._deal_with(peer, peer.send, wire.pack([number, True, None]))
 
     def _deal_with(self, peer: Peer, action: Callable[..., None], *arguments: object) -> None:
         """Whatever comes of it, go on: with the client, or without."""
@@ -234,7 +249,8 @@ class LoopServer(managers.Server):
         self._selector.unregister(peer.socket)
         peer.socket.close()
         self._peers.discard(peer)
-        self._waiting.forget(peer)
+        self._events.forget(peer)
+        self._commits.forget(peer)
         if peer.is_known:
             self._count_clients()
 

@@ -203,9 +203,15 @@ class SharedStore(Backend):
             raise
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
+        self._wait_by("wait", incarnation, position, deadline, vigil)
+
+    def _wait_for_commit(self, incarnation: int, mark: int, deadline: float, vigil: Vigil) -> None:
+        self._wait_by("wait_for_commit", incarnation, mark, deadline, vigil)
+
+    def _wait_by(self, method: str, incarnation: int, number: int, deadline: float, vigil: Vigil) -> None:
         self._check_open()
         try:
-            self._proxy.wait(incarnation, position, deadline, vigil)
+            self._proxy.wait(method, incarnation, number, deadline, vigil)
         except StoreUnavailableError:
             self._check_open()
             raise

@@ -1,4 +1,4 @@
-"""Clients that wait for a position: their requests are answered when the store has got there, or their time is over."""
+"""Clients that wait until the store has got somewhere: they are answered then, or when their time is over."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _MOST_STALE: Final = 64
 
 
 class Wanted(NamedTuple):
-    """In place of a reply: it is due when the store has this position, or at a time of `time.monotonic`."""
+    """In place of a reply: it is due when the store has this position or offset, or at a time of `time.monotonic`."""
 
-    position: int
+    among: Waiting
+    number: int
     deadline: float
 
 
@@ -25,7 +26,7 @@ class Waiting:
     def __init__(self) -> None:
         self._waits: dict[Peer, tuple[int, int]] = {}
         """The place in line of each, and the number of the request."""
-        self._by_position: list[tuple[int, int, Peer]] = []
+        self._by_number: list[tuple[int, int, Peer]] = []
         self._by_deadline: list[tuple[float, int, Peer]] = []
         """Heaps, with the places. Who is not at that place any more has left, or was answered, and is passed over."""
         self._places = itertools.count()
@@ -40,7 +41,7 @@ class Waiting:
         place = next(self._places)
         self._waits[peer] = place, number
         self._forget_stale()
-        heapq.heappush(self._by_position, (wanted.position, place, peer))
+        heapq.heappush(self._by_number, (wanted.number, place, peer))
         heapq.heappush(self._by_deadline, (wanted.deadline, place, peer))
         return True
 
@@ -49,10 +50,10 @@ class Waiting:
         self._waits.pop(peer, None)
         self._forget_stale()
 
-    def due(self, last_position: int | None, now: float) -> Iterator[tuple[Peer, int]]:
-        """Those whose time has come, with the numbers of their requests; all of them for no last position."""
-        while self._by_position and (last_position is None or self._by_position[0][0] <= last_position):
-            yield from self._answered(*heapq.heappop(self._by_position)[1:])
+    def due(self, reached: int | None, now: float) -> Iterator[tuple[Peer, int]]:
+        """Those whose time has come, with the numbers of their requests; all of them for None."""
+        while self._by_number and (reached is None or self._by_number[0][0] <= reached):
+            yield from self._answered(*heapq.heappop(self._by_number)[1:])
         while self._by_deadline and self._by_deadline[0][0] <= now:
             yield from self._answered(*heapq.heappop(self._by_deadline)[1:])
 
@@ -69,9 +70,9 @@ class Waiting:
 
     def _forget_stale(self) -> None:
         most = 2 * len(self._waits) + _MOST_STALE
-        if len(self._by_position) > most:
-            self._by_position = [wait for wait in self._by_position if self._is_there(*wait[1:])]
-            heapq.heapify(self._by_position)
+        if len(self._by_number) > most:
+            self._by_number = [wait for wait in self._by_number if self._is_there(*wait[1:])]
+            heapq.heapify(self._by_number)
         if len(self._by_deadline) > most:
             self._by_deadline = [wait for wait in self._by_deadline if self._is_there(*wait[1:])]
             heapq.heapify(self._by_deadline)
