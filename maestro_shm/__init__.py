@@ -32,6 +32,7 @@ from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot
 from maestro_shm.store import Store
 from maestro_shm.subscription import Subscription
 from maestro_shm.tables import Table, Tables, WritableTable
+from maestro_shm.trace import caused_by, event_id
 from maestro_shm.transaction import Transaction
 
 __all__ = [
@@ -70,8 +71,10 @@ __all__ = [
     "Transaction",
     "TransactionError",
     "WritableTable",
+    "caused_by",
     "connect",
     "destroy",
+    "event_id",
     "in_range",
     "new_id",
     "on_command",

@@ -28,6 +28,7 @@ from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot
 from maestro_shm.retries import DEFAULT_SECONDS, Attempts
 from maestro_shm.store import Store
+from maestro_shm.trace import carried
 from maestro_shm.validation import check_aggregate_id
 
 _NOT_LOADED: Final = object()
@@ -222,7 +223,10 @@ class Aggregate:
         # Taken before the handler runs: should it move the root, its decision is stale and has to conflict.
         first = self.sequence + 1
         new = self._decide(handler, command)
-        events = [Event(self.id, first + i, e.type, e.body, metadata=e.metadata) for i, e in enumerate(new)]
+        events = [
+            Event(self.id, sequence, event.type, event.body, metadata=carried(command.metadata, event.metadata))
+            for sequence, event in enumerate(new, first)
+        ]
         try:
             if self.projections and events:
                 return self.store.commit_all(events, self.projections)

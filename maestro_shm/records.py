@@ -72,10 +72,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A request to an aggregate; its handler may refuse it."""
+    """A request to an aggregate; its handler may refuse it.
+
+    What its metadata has is carried on to the events that it makes, so that they can be traced: see `caused_by`.
+    """
 
     type: str
     data: Any = None
+    metadata: Mapping[str, Any] | None = None
 
 
 def in_range(record: Event | Snapshot, min_sequence: int, max_sequence: int) -> bool:

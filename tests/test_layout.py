@@ -35,6 +35,7 @@ ALLOWED = {
     "selection": BASE,
     "cut": BASE | {"selection"},
     "retries": set(),
+    "trace": BASE,
     "vigil": set(),
     "leases": set(),
     "projection_state": VALUES
@@ -61,7 +62,7 @@ ALLOWED = {
     | {"past", "retries", "options", "vigil", "leases"}
     | {"subscription", "consumer", "progress", "durable_subscription", "projector"},
     "handlers": BASE,
-    "aggregate": VALUES | {"store", "handlers", "projection", "retries"},
+    "aggregate": VALUES | {"store", "trace", "handlers", "projection", "retries"},
     "memory": VALUES | {"options", "selection", "vigil", "leases", "cut", "proposal", "transaction", "backend"},
     "shared.frame": BASE,
     "shared.mapped": BASE,
