@@ -1,6 +1,7 @@
 """An event store that many processes of one machine share: see `connect` and `Aggregate`."""
 
 from maestro_shm.aggregate import Aggregate
+from maestro_shm.aio import AsyncStore, AsyncSubscription
 from maestro_shm.clock import new_id
 from maestro_shm.connect import connect, destroy
 from maestro_shm.consumer import Consumer, Parked
@@ -38,6 +39,8 @@ from maestro_shm.transaction import Transaction
 __all__ = [
     "MAX_SEQUENCE",
     "Aggregate",
+    "AsyncStore",
+    "AsyncSubscription",
     "Command",
     "ConflictError",
     "Consumer",

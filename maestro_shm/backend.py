@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable
@@ -13,15 +12,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from maestro_shm import options
 from maestro_shm import transaction as transactions
+from maestro_shm.arrival import check_position, has_arrived
 from maestro_shm.consumer import Consumer
 from maestro_shm.cut_reads import CutReads
 from maestro_shm.durable_subscription import DurableSubscription
 from maestro_shm.errors import (
     ConflictError,
-    InvalidEventError,
     RetriesExhaustedError,
     SequenceConflictError,
-    StoreUnavailableError,
     TransactionError,
     shown,
 )
@@ -120,18 +118,8 @@ class Backend(CutReads):
     def wait(self, position: int, timeout: float | None = None) -> bool:
         transactions.refuse_within(self, "a wait")
         deadline = options.deadline(timeout)
-        if type(position) is not int or position < 0:
-            raise InvalidEventError(f"a position must be an int from 0 up, not {shown(position)}")
-        cut = self._cut()
-        incarnation = cut.incarnation
-        while cut.last_position < position:
-            if time.monotonic() >= deadline:
-                return False
-            self._wait(incarnation, position, deadline, Vigil())
-            cut = self._cut()
-            if cut.incarnation != incarnation:
-                raise StoreUnavailableError(self.target, f"it was reset while position {position:,} was waited for")
-        return True
+        check_position(position)
+        return has_arrived(self, position, deadline, Vigil())
 
     def subscribe(
         self, after: int = 0, *, types: Collection[str] | None = None, aggregate_prefix: str | None = None

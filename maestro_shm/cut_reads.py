@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from maestro_shm import validation
+from maestro_shm.arrival import check_position
 from maestro_shm.clock import as_timestamp
 from maestro_shm.cut import Cut
 from maestro_shm.errors import InvalidEventError, StoreUnavailableError, shown
@@ -88,8 +89,8 @@ class CutReads(Store):
             raise InvalidEventError("the past is asked for by a position or by a time: at(position=5), at(time=moment)")
         if position is None:
             position = cut.position_at(_timestamp(time))
-        elif type(position) is not int or position < 0:
-            raise InvalidEventError(f"a position must be an int from 0 up, not {shown(position)}")
+        else:
+            check_position(position)
         position = min(position, cut.last_position)
         return position, cut.until(position)
 

@@ -61,6 +61,10 @@ class Subscription(Iterator[Event]):
             raise
         return None
 
+    def wait(self, vigil: Vigil) -> None:
+        """Return when it may be worth to `get` again, or the vigil is over: for who has something else to wait for."""
+        self._store._wait(self._incarnation, self._end + 1, float("inf"), vigil)
+
     def close(self) -> None:
         """End it: whoever waits for an event is woken and gets none."""
         self._vigil.end()

@@ -56,10 +56,12 @@ ALLOWED = {
     "proposal": VALUES,
     "workspace": VALUES | {"cut", "proposal"},
     "transaction": VALUES | {"store", "tables", "projection", "workspace"},
-    "cut_reads": VALUES | {"selection", "cut", "tables", "store"},
+    "cut_reads": VALUES | {"selection", "cut", "tables", "store", "arrival"},
+    "arrival": BASE | {"vigil", "subscription"},
     "past": READING,
+    "aio": BASE | {"options", "vigil", "arrival", "subscription", "projection", "store", "backend", "aggregate"},
     "backend": TRANSACTING
-    | {"past", "retries", "options", "vigil", "leases"}
+    | {"past", "arrival", "retries", "options", "vigil", "leases"}
     | {"subscription", "consumer", "progress", "durable_subscription", "projector"},
     "handlers": BASE,
     "aggregate": VALUES | {"store", "trace", "handlers", "projection", "retries"},

@@ -1,0 +1,178 @@
+"""The store of programs with an event loop: the same contract, awaited; what is cancelled ends and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from ledger import Account, TakenError, UniqueNames, deposit, transfer
+from processes import wait_until
+from store_contract import exactly
+
+import maestro_shm as ms
+
+SOON = 30.0
+
+
+def run(work: Callable[[], Awaitable[Any]]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(work(), SOON)
+
+    return asyncio.run(bounded(), debug=True)
+
+
+def make(store: ms.Store, sequence: int) -> ms.Event:
+    (event,) = store.commit_events([ms.Event("a", sequence, "made", sequence)])
+    return event
+
+
+def waiting_threads() -> int:
+    return sum(thread.name == "maestro_shm wait" for thread in threading.enumerate())
+
+
+def test_commits_are_awaited_and_do_what_the_stores_do(store: ms.Store) -> None:
+    async def work() -> None:
+        own = ms.AsyncStore(store)
+        (event,) = await own.commit_events(iter([ms.Event("a", 1, "made", {"x": 1})]))
+        assert exactly(store.get_events("a")) == exactly([event])
+        with pytest.raises(ms.SequenceConflictError):
+            await own.commit_events([ms.Event("a", 1, "made", None)])
+        assert await own.commit_snapshot(ms.Snapshot("a", 1, None))
+        await own.commit_all([ms.Event("b", 1, "named", "ann")], [UniqueNames()])
+        with pytest.raises(TakenError):
+            await own.commit_all([ms.Event("c", 1, "named", "ann")], [UniqueNames()])
+        await own.evaluate(Account(store, "alice"), deposit(10))
+        assert await own.transact(transfer, "alice", "bob", 4) == 6
+
+    run(work)
+    assert Account(store, "bob").fetch() == 4
+
+
+def test_many_commits_at_once_are_all_done(store: ms.Store) -> None:
+    async def work() -> None:
+        own = ms.AsyncStore(store)
+        await asyncio.gather(*(own.evaluate(Account(store, "alice"), deposit(1)) for _ in range(40)))
+
+    run(work)
+    assert Account(store, "alice").fetch() == 40
+
+
+def test_a_wait_is_awaited_while_the_loop_goes_on(store: ms.Store) -> None:
+    async def work() -> None:
+        own = ms.AsyncStore(store)
+        assert await own.wait(0)
+        assert not await own.wait(1, timeout=0.05)
+        waits = [asyncio.create_task(own.wait(position)) for position in (1, 2, 2, 3)]
+        await asyncio.sleep(0.05)
+        assert not any(wait.done() for wait in waits)
+        for sequence in (1, 2, 3):
+            await own.commit_events([ms.Event("a", sequence, "made", None)])
+        assert await asyncio.gather(*waits) == [True] * 4
+
+    run(work)
+
+
+def test_more_wait_than_the_loop_has_threads(store: ms.Store) -> None:
+    async def work() -> None:
+        own = ms.AsyncStore(store)
+        waits = [asyncio.create_task(own.wait(1)) for _ in range(60)]
+        await asyncio.sleep(0.05)
+        await own.commit_events([ms.Event("a", 1, "made", None)])
+        assert await asyncio.gather(*waits) == [True] * 60
+
+    run(work)
+
+
+def test_a_cancelled_wait_ends_its_thread(store: ms.Store) -> None:
+    async def work() -> None:
+        own = ms.AsyncStore(store)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(own.wait(1), 0.05)
+
+    run(work)
+    wait_until(lambda: waiting_threads() == 0, "its thread has ended")
+
+
+def test_a_subscription_gives_what_there_is_and_then_what_comes(store: ms.Store) -> None:
+    async def work() -> list[int | None]:
+        own = ms.AsyncStore(store)
+        found = []
+        async with own.subscribe(types=["made"]) as subscription:
+            async for event in subscription:
+                found.append(event.position)
+                if len(found) >= 2:
+                    if len(found) == 4:
+                        break
+                    await own.commit_events([ms.Event("b", len(found), "other", None)])
+                    asyncio.get_running_loop().call_later(0.05, make, store, 1 + len(found))
+            assert subscription.position == found[-1]
+        return found
+
+    make(store, 1)
+    make(store, 2)
+    assert run(work) == [1, 2, 4, 6]
+
+
+def test_a_cancelled_anext_takes_no_event_with_it(store: ms.Store) -> None:
+    async def work() -> list[int | None]:
+        found = []
+        subscription = ms.AsyncStore(store).subscribe()
+        for sequence in range(1, 20):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(subscription), 0.01)
+            make(store, sequence)
+            found.append((await anext(subscription)).position)
+        subscription.close()
+        return found
+
+    assert run(work) == list(range(1, 20))
+    wait_until(lambda: waiting_threads() == 0, "its threads have ended")
+
+
+def test_a_closed_subscription_ends_for_who_waits(store: ms.Store) -> None:
+    async def work() -> list[ms.Event]:
+        subscription = ms.AsyncStore(store).subscribe()
+        asyncio.get_running_loop().call_later(0.05, subscription.close)
+        return [event async for event in subscription]
+
+    assert run(work) == []
+    wait_until(lambda: waiting_threads() == 0, "its thread has ended")
+
+
+def test_errors_come_to_who_awaits(make_store: Callable[..., ms.Store]) -> None:
+    store = make_store()
+
+    async def work() -> None:
+        own = ms.AsyncStore(store)
+        subscription = own.subscribe()
+        asyncio.get_running_loop().call_later(0.05, store.close)
+        with pytest.raises(ms.StoreClosedError):
+            await anext(subscription)
+        with pytest.raises(ms.StoreClosedError):
+            await own.wait(1)
+        with pytest.raises(ms.StoreClosedError):
+            await own.commit_events([ms.Event("a", 1, "made", None)])
+        with pytest.raises(ms.InvalidEventError):
+            await own.wait(-1)
+        with pytest.raises(ValueError, match="timeout"):
+            await own.wait(1, timeout=-1)
+
+    run(work)
+
+
+def test_only_a_store_that_was_connected_can_be_awaited(store: ms.Store) -> None:
+    with pytest.raises(TypeError, match="connect"):
+        ms.AsyncStore(store.at(position=0))
+
+
+def test_a_program_that_leaves_its_waits_behind_ends_all_the_same(store: ms.Store) -> None:
+    async def work() -> None:
+        wait = asyncio.create_task(ms.AsyncStore(store).wait(1))
+        await asyncio.sleep(0.02)
+        assert not wait.done()
+
+    run(work)  # which cancels what is left
+    wait_until(lambda: waiting_threads() == 0, "its thread has ended")
