@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,9 +33,8 @@ class FullJournal:
         self._choices = choices
         self._tally = tally
         self._new_keys = 0
-        directory = mounted / "store"
-        directory.mkdir(mode=0o700)
-        self._books = Books(directory, cap=_CAP)
+        self._directory = mounted / "store"
+        self._begin()
 
     def close(self) -> None:
         self._books.close()
@@ -48,10 +48,25 @@ class FullJournal:
         self._books.check()
         self._filler.leave_all()
         if self._filler.room() < _ROOM_FOR_MORE:
-            self._reset()
+            self._make_room()
         require(self._try(self._commit_small), "there is room, and a commit was refused")
         self._books.check()
         self._tally.note(ROUNDS)
+
+    def _begin(self) -> None:
+        self._directory.mkdir(mode=0o700)
+        self._books = Books(self._directory, cap=_CAP)
+
+    def _make_room(self) -> None:
+        """Empty the store; where there is no room for an empty one beside it, remove it and begin another."""
+        try:
+            self._reset()
+        except StoreFullError:
+            self._tally.note("resets refused")
+            self._books.check()
+            self._books.close()
+            shutil.rmtree(self._directory)
+            self._begin()
 
     def _commit_until_full(self) -> None:
         ways = (self._commit_small, self._commit_large, self._commit_many, self._commit_snapshot, self._reset)
