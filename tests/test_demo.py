@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import maestro_shm as ms
 from maestro_shm import __main__ as command_line
 from maestro_shm import demo
-from maestro_shm.demo import aggregates, check, data, main, recount, replay
+from maestro_shm.demo import aggregates, bank, check, data, main, pool, recount, replay
 
 DEMO = [sys.executable, "-m", "maestro_shm", "demo"]
 
@@ -49,7 +50,7 @@ def flights_file(tmp_path: Path) -> Path:
 def flown(flights_file: Path) -> Iterator[tuple[ms.Store, recount.Recount]]:
     """A store in which the flights of the file have been flown, and what it must hold."""
     with ms.connect("memory:") as store:
-        replay.Worker(store).fly(data.read_flights(flights_file, 365))
+        replay.Worker(store)(data.read_flights(flights_file, 365))
         yield store, recount.recount(flights_file, 365)
 
 
@@ -63,7 +64,7 @@ def test_the_demo_flies_a_day_and_finds_every_total_right() -> None:
     assert (run.returncode, run.stderr) == (0, "")
     words = run.stdout.split()
     assert {"842", "2,522", "flights/s", "events/s", "conflicts", "EWR", "N730MQ"} <= set(words)
-    assert "checked 739 aggregates and 2,522 events against the CSV: no difference" in run.stdout
+    assert "checked 739 aggregates, 2,522 events and 647 places against the CSV: no difference" in run.stdout
     assert "\x1b" not in run.stdout
     assert "\r" not in run.stdout
 
@@ -89,7 +90,7 @@ def test_an_event_too_many_makes_the_demo_fail(
         "airport/EWR: departures is 4 and should be 3",
         "the store counts 16 events where there should be 15",
         "the log holds 16 events where there should be 15",
-        "checked 5 aggregates and 15 events against the CSV: 3 differences",
+        "checked 5 aggregates, 15 events and 2 places against the CSV: 3 differences",
     ]
 
 
@@ -105,7 +106,26 @@ def test_a_false_total_is_found(flown: tuple[ms.Store, recount.Recount], name: s
 def test_a_false_place_is_found(flown: tuple[ms.Store, recount.Recount]) -> None:
     store, expected = flown
     expected.places["aircraft/N1"] = "LGA"
-    assert found(store, expected) == ["aircraft/N1: last_airport is EWR and should be LGA"]
+    assert found(store, expected) == [
+        "aircraft/N1: last_airport is EWR and should be LGA",
+        "the table has aircraft/N1 at EWR, and it should be at LGA",
+    ]
+
+
+def test_a_false_or_missing_entry_in_the_table_of_places_is_found(flown: tuple[ms.Store, recount.Recount]) -> None:
+    store, expected = flown
+
+    def change(tx: ms.Transaction) -> None:
+        tx.table("places")["aircraft/N1"] = "LGA"
+        del tx.table("places")["aircraft/N2"]
+        tx.table("places")["aircraft/N9"] = "JFK"
+
+    store.transact(change)
+    assert found(store, expected) == [
+        "the table has aircraft/N1 at LGA, and it should be at EWR",
+        "the table has aircraft/N2 at None, and it should be at ORD",
+        "the table has aircraft/N9 at JFK, and it should be at None",
+    ]
 
 
 def test_an_event_that_cannot_be_read_is_found_also_where_a_snapshot_covers_it(
@@ -128,14 +148,14 @@ def test_a_worker_that_cannot_begin_ends_the_demo_with_its_own_error(
     flights_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(main, "flights_file", lambda: flights_file)
-    monkeypatch.setattr(replay, "_start", fail_to_start)
+    monkeypatch.setattr(pool, "_start", fail_to_start)
     assert command_line.main(["demo", "--workers", "2"]) == 1
     assert "error: store 'shm:x': out of order" in capsys.readouterr().err
 
 
-def fail_to_start(_store: ms.Store) -> None:
+def fail_to_start(_store: ms.Store, _worker: object) -> None:
     """Top-level, for the workers to find it."""
-    replay._workers.append(ms.StoreUnavailableError("shm:x", "out of order"))
+    pool._workers.append(ms.StoreUnavailableError("shm:x", "out of order"))
 
 
 def test_an_aggregate_that_should_not_be_there_is_found(flown: tuple[ms.Store, recount.Recount]) -> None:
@@ -149,7 +169,7 @@ def test_an_aggregate_that_should_not_be_there_is_found(flown: tuple[ms.Store, r
 
 def test_a_flight_that_nobody_flew_is_found(flights_file: Path) -> None:
     with ms.connect("memory:") as store:
-        replay.Worker(store).fly(data.read_flights(flights_file, 365)[1:])
+        replay.Worker(store)(data.read_flights(flights_file, 365)[1:])
         lines = found(store, recount.recount(flights_file, 365))
     assert "airport/JFK: departures is 0 and should be 1" in lines
 
@@ -193,7 +213,7 @@ def test_the_totals_of_an_aircraft(flown: tuple[ms.Store, recount.Recount]) -> N
 
 def test_totals_do_not_depend_on_the_order_in_which_workers_finish(flights_file: Path) -> None:
     with ms.connect("memory:") as store:
-        replay.Worker(store).fly(data.read_flights(flights_file, 365)[::-1])
+        replay.Worker(store)(data.read_flights(flights_file, 365)[::-1])
         assert found(store, recount.recount(flights_file, 365)) == []
 
 
@@ -217,12 +237,56 @@ def test_an_error_of_the_store_is_one_clear_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--days", "0"], ["--days", "366"], ["--days", "x"], ["--workers", "0"]])
+def test_a_flight_is_one_commit(flights_file: Path) -> None:
+    with ms.connect("memory:") as store:
+        replay.Worker(store)(data.read_flights(flights_file, 365))
+        flights = [event.body["flight"] for event in store.read()]
+        ends = [position for position in range(1, 16) if store.at(position=position).last_position == position]
+    assert flights == [name for name, group in itertools.groupby(flights) for _ in group]
+    assert len(ends) == 6
+
+
+def test_the_bank_moves_money_and_its_total_never_changes() -> None:
+    command = [*DEMO, "bank", "--accounts", "30", "--transfers", "400", "--workers", "2"]
+    run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=100, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("accounts: 30, transfers: 400, workers: 2\n")
+    assert run.stdout.endswith(" by the accounts: it was 30,000 each time\n")
+
+
+def test_a_bank_that_loses_money_is_found_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with ms.connect("memory:") as store:
+        bank._open(store, 10)
+        auditor = bank.Auditor(store, 10)
+        auditor.count()
+        assert bank._verdict(auditor, 10_000) == 0
+        bank.Account(store, "account-3").evaluate(ms.Command("move", {"amount": -1}))
+        auditor.count()
+        assert bank._verdict(auditor, 10_000) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "the money was counted in 2 cuts by the table and 2 by the accounts: 2 of them were not 10,000, as 9,999"
+    )
+
+
+def test_a_teller_refuses_what_an_account_does_not_have() -> None:
+    with ms.connect("memory:") as store:
+        bank._open(store, 2)
+        done = bank.Teller(store)((7, 60, 2))
+        assert done.made + done.refused == 60
+        assert done.refused > 0
+        assert done.conflicts == 0
+        assert sum(store.table("balances").values()) == 2_000
+        assert min(store.table("balances").values()) >= 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["bank", "--accounts", "1"], ["--days", "0"], ["--days", "366"], ["--days", "x"], ["--workers", "0"]]
+)
 def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         command_line.main(["demo", *arguments])
     assert refused.value.code == 2
-    assert "is not a whole number from 1 to" in capsys.readouterr().err
+    assert "is not a whole number from " in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_it_cleanly() -> None:

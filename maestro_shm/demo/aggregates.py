@@ -11,6 +11,9 @@ from typing import Any
 
 import maestro_shm as ms
 
+PLACES = "places"
+FLIGHTS = "flights"
+
 _State = dict[str, Any]
 
 
@@ -21,7 +24,7 @@ def _counted(state: _State, **amounts: int | None) -> _State:
 class Airport(ms.Aggregate):
     """What happened at one airport. The three of New York are hot: every worker writes to them all the time."""
 
-    snapshot_every = 250
+    snapshot_every = 50
     initial_state = {  # noqa: RUF012 (copied for every root, never changed)
         "departures": 0,
         "arrivals": 0,
@@ -76,9 +79,24 @@ class Airport(ms.Aggregate):
         return _counted(state, diversions=1)
 
 
+class Places:
+    """A strong projection: a table with where every aircraft was seen last, and another with by which flight.
+
+    Both change in the commit of the flight. The second is there since flights are finished out of order.
+    """
+
+    def project(self, event: ms.Event, tables: ms.Tables) -> None:
+        """Note where the aircraft is, unless a later flight has been noted."""
+        if event.type == "cancelled" or event.body["number"] <= tables[FLIGHTS].get(event.aggregate_id, 0):
+            return
+        tables[FLIGHTS][event.aggregate_id] = event.body["number"]
+        tables[PLACES][event.aggregate_id] = event.body["destination" if event.type == "flown" else "origin"]
+
+
 class Aircraft(ms.Aggregate):
     """What one aircraft did, and where it was seen last."""
 
+    projections = (Places(),)
     initial_state = {  # noqa: RUF012 (copied for every root, never changed)
         "departures": 0,
         "arrivals": 0,

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from maestro_shm import Store
-from maestro_shm.demo.commands import root_of
+from maestro_shm.demo.aggregates import PLACES
+from maestro_shm.demo.commands import kind_of
 from maestro_shm.demo.recount import Recount
 
 States = dict[str, dict[str, Any]]
@@ -18,13 +19,16 @@ States = dict[str, dict[str, Any]]
 
 def read_states(store: Store, expected: Recount) -> States:
     """The state of every aggregate that must be there, as the store has it now."""
-    return {aggregate_id: root_of(store, aggregate_id).fetch() for aggregate_id in sorted(expected.totals)}
+    return {
+        aggregate_id: kind_of(aggregate_id)(store, aggregate_id).fetch() for aggregate_id in sorted(expected.totals)
+    }
 
 
 def differences(store: Store, states: States, expected: Recount) -> Iterator[str]:
     """What is wrong, one line each."""
     for aggregate_id, state in states.items():
         yield from _of_one(aggregate_id, state, expected.expected(aggregate_id))
+    yield from _of_places(dict(store.table(PLACES)), expected.places)
     stats = store.stats()
     read = sum(len(store.get_events(aggregate_id)) for aggregate_id in states)
     figures = [
@@ -35,6 +39,12 @@ def differences(store: Store, states: States, expected: Recount) -> Iterator[str
     for whose, name, found, wanted in figures:
         if found != wanted:
             yield f"{whose} {found:,} {name} where there should be {wanted:,}"
+
+
+def _of_places(found: dict[str, str], expected: dict[str, str]) -> Iterator[str]:
+    for aircraft in sorted(found.keys() | expected.keys()):
+        if found.get(aircraft) != expected.get(aircraft):
+            yield f"the table has {aircraft} at {found.get(aircraft)}, and it should be at {expected.get(aircraft)}"
 
 
 def _of_one(aggregate_id: str, state: dict[str, Any], expected: dict[str, int | str]) -> Iterator[str]:

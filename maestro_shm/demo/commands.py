@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from maestro_shm import Aggregate, Command, Store
+from maestro_shm import Aggregate, Command
 from maestro_shm.demo.aggregates import Aircraft, Airport
 from maestro_shm.demo.data import Flight
 
@@ -26,10 +26,9 @@ def requests(flight: Flight) -> Iterator[Request]:
     return _flown(flight) if flight.departed else _cancelled(flight)
 
 
-def root_of(store: Store, aggregate_id: str) -> Aggregate:
-    """A fresh root, of the class that the id tells."""
-    kind = Airport if aggregate_id.startswith("airport/") else Aircraft
-    return kind(store, aggregate_id)
+def kind_of(aggregate_id: str) -> type[Aggregate]:
+    """The class that the id tells."""
+    return Airport if aggregate_id.startswith("airport/") else Aircraft
 
 
 def _flown(flight: Flight) -> Iterator[Request]:
