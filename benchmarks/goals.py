@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks import figures
+from benchmarks import figures, pushes, transactions
 from benchmarks.figures import Figure
 from benchmarks.results import Results
 from benchmarks.rivals.lmdb_file import LmdbFile
@@ -32,7 +32,7 @@ class Goal:
 
 
 def all_goals(results: Results) -> list[Goal]:
-    return [*_reads(results), *_commits(results), *_sizes(results)]
+    return [*_reads(results), *_commits(results), *_sizes(results), *_views(results)]
 
 
 def _reads(results: Results) -> list[Goal]:
@@ -92,6 +92,24 @@ def _sizes(results: Results) -> list[Goal]:
             unit=" MB",
         ),
     ]
+
+
+def _views(results: Results) -> list[Goal]:
+    goals = [
+        Goal(f"{figure}: as long as {rival} takes", results.median(figure, ours) / results.median(figure, rival), limit)
+        for figure, ours, rival, limit in (
+            (transactions.TRANSACTION, transactions.OURS, transactions.ONE_COMMIT, 2),
+            (transactions.TABLE_READ, transactions.OURS, transactions.DICT, 5),
+            (pushes.PUSH, pushes.OURS, pushes.PING_PONG, 3),
+        )
+    ]
+    if feed := results.feed:
+        title = f"decoded events/s of the feed, {feed.events:,} events"
+        goals += [
+            Goal(f"{title}, one reader", feed.one_reader, 200_000, at_least=True, unit=""),
+            Goal(f"{title}, two readers: as many as one", feed.two_readers / feed.one_reader, 1.8, at_least=True),
+        ]
+    return goals
 
 
 def _ratio(results: Results, figure: Figure, rival: type[Contender]) -> float:

@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import Final
 
 import maestro_shm as ms
-from benchmarks import figures, rivals
+from benchmarks import figures, pushes, rivals, transactions
 from benchmarks.contestant import Contestant
+from benchmarks.feeds import measure_feed
 from benchmarks.filled_store import fill_large, fill_small
 from benchmarks.first_read import time_first_reads
 from benchmarks.fresh_process import FreshProcesses
@@ -36,6 +37,7 @@ def measure(settings: Settings, say: _Say) -> Results:
     results = Results(settings)
     with FreshProcesses() as fresh:
         _play_figures(results, say)
+        _try_views(results, say)
         _compare_crowds(results, say)
         _try_large_store(results, fresh, say)
     results.seconds = perf_counter() - started
@@ -50,6 +52,16 @@ def _play_figures(results: Results, say: _Say) -> None:
         for figure in figures.ALL:
             say(f"{figure.name} …")
             results.timings += figures.play(figure, contestants, results.settings)
+
+
+def _try_views(results: Results, say: _Say) -> None:
+    with ms.connect() as store:
+        say(f"{transactions.TRANSACTION} …")
+        results.timings += transactions.time_transactions(store, results.settings)
+        say(f"{transactions.TABLE_READ} …")
+        results.timings += transactions.time_table_reads(store, results.settings)
+        say(f"{pushes.PUSH} …")
+        results.timings += pushes.time_pushes(store, results.settings)
 
 
 def _compare_crowds(results: Results, say: _Say) -> None:
@@ -70,6 +82,8 @@ def _try_large_store(results: Results, fresh: FreshProcesses, say: _Say) -> None
         results.large_events = filled[1].events
         results.first_reads = time_first_reads(fresh, filled, results.settings)
         results.memory = measure_memory(filled[1])
+        say("its feed …")
+        results.feed = measure_feed(large, results.settings)
 
 
 @contextmanager

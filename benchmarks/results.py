@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from benchmarks.feeds import FeedRates
 from benchmarks.server_memory import ServerMemory
 from benchmarks.settings import Settings
 from benchmarks.timing import Timing
@@ -18,6 +19,7 @@ class Results:
     """From the small store, then from the large one."""
     throughputs: list[Throughput] = field(default_factory=list)
     memory: ServerMemory | None = None
+    feed: FeedRates | None = None
     large_events: int = 0
     seconds: float = 0.0
 

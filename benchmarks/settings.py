@@ -20,6 +20,9 @@ class Settings:
     worker_seconds: float
     first_reads: int
     """First reads from each of the two stores."""
+    feed_rounds: int
+    feed_events: int
+    """So many of the large store's are read."""
     small_events: int
     large_events: int
     fewer_events: int
@@ -37,6 +40,8 @@ QUICK = Settings(
     worker_rounds=3,
     worker_seconds=0.5,
     first_reads=40,
+    feed_rounds=7,
+    feed_events=200_000,
     small_events=1_000,
     large_events=1_000_000,
     fewer_events=200_000,
@@ -53,6 +58,8 @@ FULL = Settings(
     worker_rounds=7,
     worker_seconds=2,
     first_reads=200,
+    feed_rounds=25,
+    feed_events=500_000,
     small_events=1_000,
     large_events=1_000_000,
     fewer_events=1_000_000,
@@ -69,6 +76,8 @@ CHECK = Settings(
     worker_rounds=1,
     worker_seconds=0.05,
     first_reads=2,
+    feed_rounds=1,
+    feed_events=5_000,
     small_events=1_000,
     large_events=5_000,
     fewer_events=5_000,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, Final, Self
 
+from maestro_shm import codec
 from maestro_shm.clock import new_id
 from maestro_shm.errors import (
     InvalidEventError,
@@ -265,5 +265,6 @@ class Aggregate:
 
 def _private_copy(event: Event) -> Event:
     # Handlers of events may keep parts of the body in the state and change them there: what the caller gets must stay
-    # as it was stored.
-    return replace(event, body=deepcopy(event.body), metadata=deepcopy(event.metadata))
+    # as it was stored. (`deepcopy` takes twice as long.)
+    packed = codec.pack_event(event)
+    return codec.unpack_event(event.aggregate_id, event.sequence, event.timestamp, event.position, packed)

@@ -12,6 +12,7 @@ from campaign.histories import histories
 from campaign.hostile import frames, intruders, silence
 from campaign.kills import cycles, kills, workers
 from campaign.power import losses
+from campaign.views import views
 
 ALL: Final[dict[str, Check]] = {
     "kills": kills.check,
@@ -28,4 +29,5 @@ ALL: Final[dict[str, Check]] = {
     "silence": silence.silence,
     "workers": workers.check,
     "cycles": cycles.check,
+    "views": views.check,
 }
