@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Final
 
 from campaign.check import Finding, Run
@@ -71,7 +71,7 @@ def _finding(
     each = run.count(full=5, quick=1)
     caught = 0
     for number, plant in enumerate(plant for plant in plants for _ in range(each)):
-        with plant() or nullcontext():
+        with plant():
             caught += bool(attempt(number))
     planted = len(plants) * each
     return Finding(
