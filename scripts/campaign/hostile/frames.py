@@ -13,7 +13,7 @@ from campaign.hostile.assault import HONEST, Assault
 from campaign.hostile.false_server import at_the_client
 from campaign.planting import exchange
 from maestro_shm.errors import StoreUnavailableError
-from maestro_shm.shared import handshake, journal, wire
+from maestro_shm.shared import draft, handshake, journal, wire
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.server import LoopServer
 from maestro_shm.shared.waiting import Wanted
@@ -116,7 +116,9 @@ def _is_marked(payload: bytes) -> bool:
 
 
 def _believe_everything() -> None:
-    exchange(journal, "refusal", lambda *_: None)
+    for module in (journal, draft):
+        exchange(module, "refusal", lambda *_: None)
+    exchange(draft, "change_refusal", lambda *_: None)
 
 
 def _greet_everybody() -> None:
