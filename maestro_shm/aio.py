@@ -55,7 +55,10 @@ class AsyncStore:
         return await asyncio.to_thread(self.store.transact, function, *arguments, **named)
 
     async def evaluate(self, root: Aggregate, command: Command) -> list[Event]:
-        """See `Aggregate.evaluate`. The root is used by nobody else until then."""
+        """See `Aggregate.evaluate`. The root is used by nobody else until then.
+
+        After a cancel it is used by nobody at all, since its thread may be at it still: make another one.
+        """
         return await asyncio.to_thread(root.evaluate, command)
 
     async def wait(self, position: int, timeout: float | None = None) -> bool:  # noqa: ASYNC109 (as `Store.wait` has it)
@@ -90,9 +93,12 @@ class AsyncSubscription(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         while not self._closed.is_set():
-            if (event := self._subscription.get(timeout=0)) is not None:
+            if (event := self._subscription.take()) is not None:
                 return event
-            await self._wait()
+            if self._subscription.read_on():
+                await asyncio.sleep(0)  # others have their turn between two batches
+            else:
+                await self._wait()
         raise StopAsyncIteration
 
     async def _wait(self) -> None:
@@ -104,8 +110,7 @@ class AsyncSubscription(AsyncIterator[Event]):
         finally:
             for wait in waits:
                 wait.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*waits, return_exceptions=True)
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         return self

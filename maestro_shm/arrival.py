@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from maestro_shm.errors import InvalidEventError, StoreUnavailableError, shown
+from maestro_shm.records import MAX_SEQUENCE
 from maestro_shm.subscription import Source
 from maestro_shm.vigil import Vigil
 
@@ -20,6 +21,7 @@ def has_arrived(store: Source, position: int, deadline: float, vigil: Vigil) -> 
 
     Raises `StoreUnavailableError` if the store is reset meanwhile.
     """
+    position = min(position, MAX_SEQUENCE)  # which is not reached either
     cut = store._cut()
     incarnation = cut.incarnation
     while cut.last_position < position:

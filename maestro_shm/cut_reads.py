@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from maestro_shm import validation
 from maestro_shm.arrival import check_position
@@ -16,6 +17,8 @@ from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.selection import selection
 from maestro_shm.store import Store
 from maestro_shm.tables import Table
+
+_Result = TypeVar("_Result")
 
 
 class CutReads(Store):
@@ -33,7 +36,7 @@ class CutReads(Store):
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
-        return self._cut().get_events(aggregate_id, min_sequence, max_sequence=max_sequence)
+        return self._at_one_cut(lambda cut: cut.get_events(aggregate_id, min_sequence, max_sequence=max_sequence))
 
     def get_snapshot(
         self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
@@ -41,17 +44,17 @@ class CutReads(Store):
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
-        snapshot = self._cut().get_snapshot(aggregate_id)
+        snapshot = self._at_one_cut(lambda cut: cut.get_snapshot(aggregate_id))
         return snapshot if snapshot and in_range(snapshot, min_sequence, max_sequence) else None
 
     def last_sequence(self, aggregate_id: str) -> int | None:
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
-        return self._cut().last_sequence(aggregate_id)
+        return self._at_one_cut(lambda cut: cut.last_sequence(aggregate_id))
 
     @property
     def last_position(self) -> int:
-        return self._cut().last_position
+        return self._at_one_cut(lambda cut: cut.last_position)
 
     def read(
         self,
@@ -68,11 +71,11 @@ class CutReads(Store):
 
     def payload(self, table: str, key: str) -> bytes | None:
         """For tables: the packed value of an entry, or None."""
-        return self._cut().entry(table, key).payload
+        return self._at_one_cut(lambda cut: cut.entry(table, key).payload)
 
     def sorted_keys(self, table: str) -> Sequence[str]:
         """For tables: all keys."""
-        return self._cut().keys(table).keys
+        return self._at_one_cut(lambda cut: cut.keys(table).keys)
 
     def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
         """For tables: keys from `start` on, with their packed values."""
@@ -81,6 +84,16 @@ class CutReads(Store):
         for key in keys[0 if start is None else bisect_left(keys, start) :]:
             if (payload := cut.entry(table, key).payload) is not None:
                 yield key, payload
+
+    def _at_one_cut(self, read: Callable[[Cut], _Result]) -> _Result:
+        """What is read at the newest cut; if a reset comes between, at the one after it."""
+        while True:
+            cut = self._cut()
+            try:
+                return read(cut)
+            except StoreUnavailableError:
+                if self._cut().incarnation == cut.incarnation:
+                    raise
 
     def _past_cut(self, position: int | None, time: datetime | int | None) -> tuple[int, Cut]:
         """The position that is meant by either, and the state that the commit with this one left."""

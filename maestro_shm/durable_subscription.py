@@ -72,7 +72,10 @@ class DurableSubscription(Consumer):
             if (number := self._next_ready()) is not None:
                 if (event := self._begin(number)) is not None:
                     return event
-            elif not self._reader.read_more() and not self._wait(deadline):
+            elif self._reader.read_more():
+                if timeout and time.monotonic() >= deadline:
+                    break
+            elif not self._waits(deadline):
                 break
         return None
 
@@ -229,8 +232,8 @@ class DurableSubscription(Consumer):
         self._at_work = number, event
         return event
 
-    def _wait(self, deadline: float) -> bool:
-        """Whether it is worth another look."""
+    def _waits(self, deadline: float) -> bool:
+        """Whether it is worth another look, after a wait."""
         if time.monotonic() >= deadline:
             return False
         paused = (partition.not_before for partition in self._reader.partitions.values() if partition.waiting)

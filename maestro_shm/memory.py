@@ -6,11 +6,13 @@ packed all the same: a body that is changed after its commit must not change the
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
+from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, NoReturn
 
 from maestro_shm import codec, options, validation
@@ -79,29 +81,46 @@ def _unpack(aggregate_id: str, stored: _StoredEvent) -> Event:
 _by_sequence: Final = attrgetter("sequence")
 
 
+class _Content:
+    """All that a store has. A reset begins another; cuts of this one keep it."""
+
+    def __init__(self, incarnation: int) -> None:
+        self.incarnation = incarnation
+        self.streams: dict[str, list[_StoredEvent]] = {}
+        self.all: list[tuple[str, _StoredEvent]] = []
+        self.ends: list[_End] = []
+        """By the position of each of a commit's events."""
+        self.snapshots: dict[str, list[_StoredSnapshot]] = {}
+        self.tables: dict[str, _Table] = {}
+        self.commits = 0
+        self.position = 0
+        self.bytes = 0
+
+
 class _MemoryCut(Cut):
     """The store as it was after a commit: what came later is passed over."""
 
-    def __init__(self, store: MemoryStore, commit: int, position: int) -> None:
+    def __init__(self, store: MemoryStore, content: _Content, commit: int, position: int) -> None:
         self._store = store
+        self._content = content
         self._commit = commit
         self._position = position
 
     def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
-        found = self._store.find_events(aggregate_id, min_sequence, max_sequence)
+        found = self._store.find_events(self._content, aggregate_id, min_sequence, max_sequence)
         return [_unpack(aggregate_id, event) for event in found if event.position <= self._position]
 
     def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
-        stored = self._store.find_snapshot(aggregate_id, self._commit)
+        stored = self._store.find_snapshot(self._content, aggregate_id, self._commit)
         return stored and Snapshot(aggregate_id, stored.sequence, codec.unpack(stored.payload)[0])
 
     def last_sequence(self, aggregate_id: str) -> int | None:
-        found = self._store.find_events(aggregate_id, 0, MAX_SEQUENCE)
+        found = self._store.find_events(self._content, aggregate_id, 0, MAX_SEQUENCE)
         return next((event.sequence for event in reversed(found) if event.position <= self._position), None)
 
     @property
     def incarnation(self) -> int:
-        return self._store.incarnation
+        return self._content.incarnation
 
     @property
     def mark(self) -> int:
@@ -112,19 +131,19 @@ class _MemoryCut(Cut):
         return self._position
 
     def position_at(self, timestamp: int) -> int:
-        return self._store.find_position(timestamp, self._position)
+        return self._store.find_position(self._content, timestamp, self._position)
 
     def until(self, position: int) -> Cut:
-        return self._store.find_cut(position)
+        return self._store.find_cut(self._content, position)
 
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
-        yield self._store.find_after(wanted, self._position)
+        yield self._store.find_after(self._content, wanted, self._position)
 
     def entry(self, table: str, key: str) -> Entry:
-        return self._store.find_entry(table, key, self._commit)
+        return self._store.find_entry(self._content, table, key, self._commit)
 
     def keys(self, table: str) -> Keys:
-        return self._store.find_keys(table, self._commit)
+        return self._store.find_keys(self._content, table, self._commit)
 
 
 class MemoryStore(Backend):
@@ -134,8 +153,9 @@ class MemoryStore(Backend):
 
     def __init__(self, *, max_commit_bytes: int = options.DEFAULT_COMMIT_BYTES) -> None:
         self._max_commit_bytes = options.commit_bytes(max_commit_bytes)
-        self._lock = threading.Condition()
-        self.incarnation = 0
+        self._lock = threading.Lock()
+        self._bells: set[SimpleQueue[None]] = set()
+        self._incarnations = 0
         self._holders: dict[str, dict[int, object]] = {}
         self._clock = HybridClock()
         self._closed = False
@@ -153,23 +173,23 @@ class MemoryStore(Backend):
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
         with self._lock:
             self._check_open()
-            stored = self._snapshots.setdefault(snapshot.aggregate_id, [])
+            stored = self._content.snapshots.setdefault(snapshot.aggregate_id, [])
             if stored and snapshot.sequence <= stored[-1].sequence:
                 return False
-            self._commits += 1
-            stored.append(_StoredSnapshot(self._commits, snapshot.sequence, payload))
-            self._bytes += validation.record_size(snapshot.aggregate_id, payload)
-            self._lock.notify_all()
+            self._content.commits += 1
+            stored.append(_StoredSnapshot(self._content.commits, snapshot.sequence, payload))
+            self._content.bytes += validation.record_size(snapshot.aggregate_id, payload)
+            self._ring()
             return True
 
     def stats(self) -> dict[str, Any]:
         with self._lock:
             self._check_open()
             return {
-                "events": self._position,
-                "aggregates": len(self._streams),
-                "last_position": self._position,
-                "bytes": self._bytes,
+                "events": self._content.position,
+                "aggregates": len(self._content.streams),
+                "last_position": self._content.position,
+                "bytes": self._content.bytes,
             }
 
     def reset(self) -> None:
@@ -177,68 +197,70 @@ class MemoryStore(Backend):
         with self._lock:
             self._check_open()
             self._forget()
-            self._lock.notify_all()
+            self._ring()
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._forget()
-            self._lock.notify_all()
+            self._ring()
 
-    def find_events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[_StoredEvent]:
+    def find_events(
+        self, content: _Content, aggregate_id: str, min_sequence: int, max_sequence: int
+    ) -> list[_StoredEvent]:
         """The events between the bounds."""
         with self._lock:
             self._check_open()
-            stream = self._streams.get(aggregate_id, [])
+            stream = content.streams.get(aggregate_id, [])
             start = bisect_left(stream, min_sequence, key=_by_sequence)
             end = bisect_right(stream, max_sequence, key=_by_sequence)
             return stream[start:end]
 
-    def find_after(self, wanted: Selection, last: int) -> list[Event]:
+    def find_after(self, content: _Content, wanted: Selection, last: int) -> list[Event]:
         """The wanted events up to a last position."""
         with self._lock:
             self._check_open()
             found = [
                 event
-                for aggregate_id, stored in self._all[wanted.after : last]
+                for aggregate_id, stored in content.all[wanted.after : last]
                 if aggregate_id.startswith(wanted.aggregate_prefix)
                 for event in [_unpack(aggregate_id, stored)]
                 if wanted.types is None or event.type in wanted.types
             ]
             return found[: wanted.limit]
 
-    def find_position(self, timestamp: int, last: int) -> int:
+    def find_position(self, content: _Content, timestamp: int, last: int) -> int:
         """The last position up to a last one before the first commit with an event of a later time."""
         with self._lock:
             self._check_open()
-            return bisect_right(self._ends, timestamp, hi=last, key=attrgetter("latest"))
+            return bisect_right(content.ends, timestamp, hi=last, key=attrgetter("latest"))
 
-    def find_cut(self, position: int) -> Cut:
+    def find_cut(self, content: _Content, position: int) -> Cut:
         """The state that the commit with this position left."""
         with self._lock:
             self._check_open()
-            end = self._ends[position - 1] if position else _NOTHING
-            return _MemoryCut(self, end.commit, end.position)
+            end = content.ends[position - 1] if position else _NOTHING
+            return _MemoryCut(self, content, end.commit, end.position)
 
-    def find_snapshot(self, aggregate_id: str, commit: int) -> _StoredSnapshot | None:
+    def find_snapshot(self, content: _Content, aggregate_id: str, commit: int) -> _StoredSnapshot | None:
         """The newest snapshot up to a commit."""
         with self._lock:
             self._check_open()
-            stored = self._snapshots.get(aggregate_id, [])
+            stored = content.snapshots.get(aggregate_id, [])
             return next((snapshot for snapshot in reversed(stored) if snapshot.commit <= commit), None)
 
-    def find_entry(self, table: str, key: str, commit: int) -> Entry:
+    def find_entry(self, content: _Content, table: str, key: str, commit: int) -> Entry:
         """What a table had under a key after a commit."""
         with self._lock:
             self._check_open()
-            return self._entry(table, key, commit)
+            return self._entry(content, table, key, commit)
 
-    def find_keys(self, table: str, commit: int) -> Keys:
+    def find_keys(self, content: _Content, table: str, commit: int) -> Keys:
         """What keys a table had after a commit."""
         with self._lock:
             self._check_open()
-            known = self._tables.get(table, _Table())
-            there = [key for key in known.entries if self._entry(table, key, commit).payload is not None]
+            known = content.tables.get(table, _Table())
+            there = [key for key in known.entries if self._entry(content, table, key, commit).payload is not None]
             return Keys(bisect_right(known.versions, commit) - 1, sorted(there))
 
     def __reduce__(self) -> NoReturn:
@@ -249,16 +271,8 @@ class MemoryStore(Backend):
         raise TypeError(msg)
 
     def _forget(self) -> None:
-        self.incarnation += 1
-        self._streams: dict[str, list[_StoredEvent]] = {}
-        self._ends: list[_End] = []
-        """By the position of each of a commit's events."""
-        self._all: list[tuple[str, _StoredEvent]] = []
-        self._snapshots: dict[str, list[_StoredSnapshot]] = {}
-        self._tables: dict[str, _Table] = {}
-        self._commits = 0
-        self._position = 0
-        self._bytes = 0
+        self._incarnations += 1
+        self._content = _Content(self._incarnations)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -267,7 +281,7 @@ class MemoryStore(Backend):
     def _cut(self) -> Cut:
         with self._lock:
             self._check_open()
-            return _MemoryCut(self, self._commits, self._position)
+            return _MemoryCut(self, self._content, self._content.commits, self._content.position)
 
     def _commit(self, proposal: Proposal) -> list[Event]:
         proposal.check_size(self._max_commit_bytes)
@@ -276,65 +290,78 @@ class MemoryStore(Backend):
             self._check_reads(proposal)
             for aggregate_id, sequence, _, _ in proposal.events:
                 self._check_sequence(aggregate_id, sequence)
-            self._commits += 1
+            self._content.commits += 1
             stored = [self._append(*event) for event in proposal.events]
             self._note_end([event.timestamp for event in stored])
             for (table, key), change in proposal.changes.items():
-                self._tables.setdefault(table, _Table()).change(self._commits, key, change)
-                self._bytes += validation.entry_size(table, key, change.payload)
-            self._lock.notify_all()
+                self._content.tables.setdefault(table, _Table()).change(self._content.commits, key, change)
+                self._content.bytes += validation.entry_size(table, key, change.payload)
+            self._ring()
         return [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
-        self._wait_until(lambda: self._position >= position or self.incarnation != incarnation, deadline, vigil)
+        self._wait_until(
+            lambda: self._content.position >= position or self._content.incarnation != incarnation, deadline, vigil
+        )
 
     def _wait_for_commit(self, incarnation: int, mark: int, deadline: float, vigil: Vigil) -> None:
-        self._wait_until(lambda: self._commits > mark or self.incarnation != incarnation, deadline, vigil)
+        self._wait_until(
+            lambda: self._content.commits > mark or self._content.incarnation != incarnation, deadline, vigil
+        )
 
     def _wait_until(self, is_there: Callable[[], bool], deadline: float, vigil: Vigil) -> None:
-        with self._lock, vigil.woken_by(self._wake):
-            seconds = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
-            self._lock.wait_for(lambda: vigil.is_over or self._closed or is_there(), seconds)
-            self._check_open()
+        # Not a condition: a signal's handler may end the vigil between its look and its wait, and nobody would notice.
+        bell: SimpleQueue[None] = SimpleQueue()
+        self._bells.add(bell)
+        try:
+            with vigil.woken_by(lambda: bell.put(None)):
+                while not (vigil.is_over or self._closed or is_there()):
+                    if (seconds := deadline - time.monotonic()) <= 0:
+                        break
+                    with contextlib.suppress(Empty):
+                        bell.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self._bells.discard(bell)
+        self._check_open()
+
+    def _ring(self) -> None:
+        for bell in self._bells.copy():
+            bell.put(None)
 
     def _leases(self, name: str) -> Leases:
         return ThreadLeases(self._holders.setdefault(name, {}))
 
-    def _wake(self) -> None:
-        with self._lock:
-            self._lock.notify_all()
-
-    def _entry(self, table: str, key: str, commit: int) -> Entry:
-        stored = self._tables.get(table, _Table()).entries.get(key, [])
+    def _entry(self, content: _Content, table: str, key: str, commit: int) -> Entry:
+        stored = content.tables.get(table, _Table()).entries.get(key, [])
         return next((Entry(*entry[1:]) for entry in reversed(stored) if entry.commit <= commit), NO_ENTRY)
 
     def _check_reads(self, proposal: Proposal) -> None:
         for aggregate_id, read in proposal.streams.items():
-            stream = self._streams.get(aggregate_id)
+            stream = self._content.streams.get(aggregate_id)
             if (last := stream[-1].sequence if stream else None) != read:
                 raise StaleReadError(aggregate_id, read, last)
         for (table, key), version in proposal.entries.items():
-            if (last := self._entry(table, key, self._commits).version) != version:
+            if (last := self._entry(self._content, table, key, self._content.commits).version) != version:
                 raise TableConflictError(table, key, version, last)
         for table, version in proposal.tables.items():
-            known = self._tables.get(table)
+            known = self._content.tables.get(table)
             if (last := len(known.versions) - 1 if known else NEVER) != version:
                 raise TableConflictError(table, None, version, last)
 
     def _check_sequence(self, aggregate_id: str, sequence: int) -> None:
-        stream = self._streams.get(aggregate_id)
+        stream = self._content.streams.get(aggregate_id)
         if stream and sequence <= stream[-1].sequence:
             raise SequenceConflictError(aggregate_id, sequence, stream[-1].sequence)
 
     def _note_end(self, timestamps: list[int]) -> None:
-        latest = max([*timestamps, *(end.latest for end in self._ends[-1:])], default=0)
-        self._ends += [_End(self._commits, self._position, latest)] * len(timestamps)
+        latest = max([*timestamps, *(end.latest for end in self._content.ends[-1:])], default=0)
+        self._content.ends += [_End(self._content.commits, self._content.position, latest)] * len(timestamps)
 
     def _append(self, aggregate_id: str, sequence: int, given: int | None, payload: bytes) -> _StoredEvent:
-        self._position += 1
+        self._content.position += 1
         timestamp = self._clock.tick() if given is None else self._clock.observe(given)
-        stored = _StoredEvent(sequence, timestamp, self._position, payload)
-        self._streams.setdefault(aggregate_id, []).append(stored)
-        self._all.append((aggregate_id, stored))
-        self._bytes += validation.record_size(aggregate_id, payload)
+        stored = _StoredEvent(sequence, timestamp, self._content.position, payload)
+        self._content.streams.setdefault(aggregate_id, []).append(stored)
+        self._content.all.append((aggregate_id, stored))
+        self._content.bytes += validation.record_size(aggregate_id, payload)
         return stored

@@ -46,7 +46,7 @@ def deadline(seconds: object) -> float:
         return math.inf
     if not _is_number(seconds) or not seconds >= 0:
         raise ValueError(f"timeout must be None or a number of seconds from 0 up, not {shown(seconds)}")
-    return time.monotonic() + seconds
+    return time.monotonic() + seconds if seconds <= LONGEST_TIMEOUT else math.inf
 
 
 def idle_timeout(seconds: object) -> float:

@@ -15,9 +15,10 @@ from maestro_shm.store import Store
 
 
 class Past(CutReads):
-    """What `Store.at` gives. It holds nothing open: it is over with its store."""
+    """What `Store.at` gives. It has nothing to close: it is over with its store."""
 
-    def __init__(self, store: CutReads, position: int, cut: Cut) -> None:
+    def __init__(self, store: CutReads, position: int, cut: Cut | None = None) -> None:
+        """Without a cut, as where it comes by pickle, it takes one when it is first read."""
         self.target = f"{store.target} at position {position:,}"
         self.position: Final = position
         """Of the last event in it."""
@@ -61,15 +62,13 @@ class Past(CutReads):
         pass
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _at, (self._store, self.position)
+        return Past, (self._store, self.position)
 
     def _cut(self) -> Cut:
         self._check_open()
+        if self._fixed is None:
+            _, self._fixed = self._store._past_cut(self.position, None)
         return self._fixed
 
     def _check_open(self) -> None:
         self._store._check_open()
-
-
-def _at(store: Store, position: int) -> Store:
-    return store.at(position=position)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from maestro_shm.errors import InvalidEventError, shown
+from maestro_shm.records import MAX_SEQUENCE
 
 
 class Selection(NamedTuple):
@@ -27,7 +28,9 @@ def selection(after: int, limit: int | None, types: Collection[str] | None, aggr
         raise InvalidEventError(f"`limit` must be None or an int from 0 up, not {shown(limit)}")
     if aggregate_prefix is not None and type(aggregate_prefix) is not str:
         raise InvalidEventError(f"`aggregate_prefix` must be None or a str, not {shown(aggregate_prefix)}")
-    return Selection(after, limit, None if types is None else _checked(types), aggregate_prefix or "")
+    return Selection(
+        min(after, MAX_SEQUENCE), limit, None if types is None else _checked(types), aggregate_prefix or ""
+    )
 
 
 def _checked(types: Collection[str]) -> frozenset[str]:
@@ -35,6 +38,10 @@ def _checked(types: Collection[str]) -> frozenset[str]:
     if isinstance(types, str | bytes) or not isinstance(types, Collection):
         raise InvalidEventError(f"`types` must be None or a collection of them, as in ['opened'], not {shown(types)}")
     for kind in types:
-        if type(kind) is not str:
-            raise InvalidEventError(f"the type of an event is a str, not {shown(kind)}")
+        try:
+            is_text = type(kind) is str and kind.encode() is not None
+        except UnicodeEncodeError:
+            is_text = False
+        if not is_text:
+            raise InvalidEventError(f"the `types` of events are strs of valid Unicode, not {shown(kind)}")
     return frozenset(types)

@@ -49,17 +49,32 @@ class Subscription(Iterator[Event]):
         Raises `StoreUnavailableError` if the store was reset, since its positions begin again, or if it is gone.
         """
         deadline = options.deadline(timeout)
+        while not self._vigil.is_over:
+            if (event := self.take()) is not None:
+                return event
+            # Who does not want to wait at all wants what there is, however far away.
+            if timeout and time.monotonic() >= deadline:
+                break
+            if not self.read_on() and not self._waits(deadline):
+                break
+        return None
+
+    def take(self) -> Event | None:
+        """The next of the events that were read; None if there is none, or after `close`. It does not read or wait."""
+        if self._vigil.is_over:
+            return None
+        for event in self._ready:
+            self.position = event.position or 0
+            return event
+        return None
+
+    def read_on(self) -> bool:
+        """Read some more, for `take`, and say whether there was more; none of it need be wanted. Raises as `get`."""
         try:
-            while not self._vigil.is_over:
-                for event in self._ready:
-                    self.position = event.position or 0
-                    return event
-                if not self._go_on() and not self._wait(deadline):
-                    break
+            return self._go_on()
         except BaseException:
             self._begin_again()  # where it was interrupted nobody knows
             raise
-        return None
 
     def wait(self, vigil: Vigil) -> None:
         """Return when it may be worth to `get` again, or the vigil is over: for who has something else to wait for."""
@@ -102,8 +117,8 @@ class Subscription(Iterator[Event]):
         self._end = last
         return True
 
-    def _wait(self, deadline: float) -> bool:
-        """Whether it is worth another look."""
+    def _waits(self, deadline: float) -> bool:
+        """Whether it is worth another look, after a wait."""
         if time.monotonic() >= deadline:
             return False
         self._store._wait(self._incarnation, self._end + 1, deadline, self._vigil)

@@ -16,6 +16,10 @@ class Vigil:
     def end(self) -> None:
         """Let the wait that is under way, and every later one, end at once."""
         self.is_over = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the wait that is under way end at once, whatever comes of it."""
         if (wake := self._wake) is not None:
             wake()
 

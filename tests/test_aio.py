@@ -13,6 +13,7 @@ from processes import wait_until
 from store_contract import exactly
 
 import maestro_shm as ms
+from maestro_shm.memory import MemoryStore
 
 SOON = 30.0
 
@@ -176,3 +177,44 @@ def test_a_program_that_leaves_its_waits_behind_ends_all_the_same(store: ms.Stor
 
     run(work)  # which cancels what is left
     wait_until(lambda: waiting_threads() == 0, "its thread has ended")
+
+
+def test_a_cancel_that_comes_with_a_wake_up_is_not_lost(store: ms.Store) -> None:
+    async def work() -> None:
+        for steps in range(12):
+            subscription = ms.AsyncStore(store).subscribe(store.last_position, types=["wanted"])
+            task = asyncio.create_task(anext(subscription))
+            await asyncio.sleep(0.01)
+            store.commit_events([ms.Event(f"a-{steps}", 1, "unwanted", None)])
+            await asyncio.sleep(0.001)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            subscription.close()
+
+    run(work)
+
+
+def test_others_have_their_turn_while_a_long_feed_is_read(store: ms.Store) -> None:
+    for start in range(1, 6_000, 1_000):
+        store.commit_events([ms.Event("a", number, "made", None) for number in range(start, start + 1_000)])
+
+    async def work() -> int:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counter = asyncio.create_task(count())
+        async with ms.AsyncStore(store).subscribe() as subscription:
+            for _ in range(6_000):
+                await anext(subscription)
+        counter.cancel()
+        return turns
+
+    assert run(work) > (0 if isinstance(store, MemoryStore) else 5)

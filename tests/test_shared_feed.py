@@ -7,13 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from books import ALL, Books, commit, feed, files_of, kill_everywhere, leave_unpublished
+from books import ALL, Books, commit, feed, files_of, kill_everywhere, leave_unpublished, set_word
 
 import maestro_shm as ms
 from maestro_shm import validation
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
 from maestro_shm.shared import feed as feeds
 from maestro_shm.shared import header as head
+from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import START
 from maestro_shm.shared.reader import Reader
 
@@ -129,6 +130,27 @@ def test_a_feed_that_is_not_mapped_ends_with_a_reset(books: Books) -> None:
         list(cut.feed(ALL))
     assert [event.aggregate_id for event in feed(reader)] == ["b"]
     reader.close()
+
+
+def test_a_reader_that_came_too_early_to_a_segment_of_positions_sees_the_right_ones(books: Books) -> None:
+    """A server died between the stores of the last position and of the log's end; the next one begins there anew."""
+    per_segment = 1 << 17
+    positions = books.journal._files.positions
+    books.commit(("a", 1, "kept"))
+    positions.reserve(per_segment - 1)
+    books.journal._written = (*books.journal._written[:2], per_segment - 1, books.journal._written[3])
+    leave_unpublished(books, ("a", 2, "undone"))
+    early = Reader(books.directory)
+    undone = early._view.feed.offset(per_segment)
+    books.journal.close()
+    set_word(books.directory, head.LAST_POSITION, per_segment)
+    books.journal = Journal.open(books.directory, max_commit_bytes=1 << 20)
+    assert books.journal.last_position == per_segment - 1
+    commit(books.journal, ("a", 2, "real"))
+    late = Reader(books.directory)
+    assert early._view.feed.offset(per_segment) == late._view.feed.offset(per_segment) != undone
+    early.close()
+    late.close()
 
 
 # Times

@@ -13,6 +13,7 @@ from types import FrameType
 
 import pytest
 from processes import Fork, kill, open_descriptors, servers_of, wait_until
+from store_contract import in_threads
 
 import maestro_shm as ms
 from maestro_shm.shared import directory as directories
@@ -184,6 +185,28 @@ def test_many_clients_wait_and_each_is_answered_at_its_position(path: Path) -> N
             if number % 3:
                 assert wire.unpack(line._receive(time.monotonic() + SOON)) == (number, True, None)
                 line.close()
+
+
+def test_a_wait_that_has_an_end_outlasts_it_by_little_where_the_server_does_not_answer(path: Path) -> None:
+    with ms.connect(path, timeout=20) as store:
+        pid = store.stats()["server_pid"]
+        assert not store.wait(1, timeout=0.01)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert not store.wait(1, timeout=0.01)  # the line is there, and nobody at its end
+            assert not store.wait(1, timeout=0.01)  # nobody lets us in
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        commit(store, 1)
+        assert store.wait(1, timeout=0)
+
+
+def test_a_burst_of_waits_does_not_keep_its_lines(path: Path) -> None:
+    with ms.connect(path) as store:
+        before = open_descriptors()
+        in_threads(*[lambda: store.wait(1, timeout=0.5)] * 150)
+        assert open_descriptors() <= before + 64
+        commit(store, 1)
 
 
 class _Peer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -97,6 +98,30 @@ def test_what_was_reset_is_not_in_the_feed(store: ms.Store) -> None:
     assert exactly(list(store.read())) == exactly(stored)
 
 
+def test_a_feed_of_large_events_is_whole(make_store: Any) -> None:
+    store = make_store()
+    for sequence in range(1, 9):
+        store.commit_events([ms.Event("a", sequence, "made", bytes([sequence]) * 300_000)])
+    assert [event.body[0] for event in store.read()] == list(range(1, 9))
+    assert [event.body[0] for event in store.read(2, limit=3)] == [3, 4, 5]
+
+
+def test_a_feed_that_was_begun_before_a_reset_has_nothing_of_what_came_after(store: ms.Store) -> None:
+    fill(store)
+    feed = store.read()
+    past = store.at(position=6)
+    store.reset()
+    store.commit_events([ms.Event("new", 1, "placed", None)])
+    reads: list[Callable[[], list[ms.Event]]]
+    reads = [lambda: list(feed), lambda: list(past.read()), lambda: past.get_events("new")]
+    for read in reads:
+        try:
+            found = read()
+        except ms.StoreUnavailableError:
+            found = []
+        assert "new" not in {event.aggregate_id for event in found}
+
+
 def test_a_long_feed_is_whole(store: ms.Store) -> None:
     stored = []
     for start in range(1, 3001, 300):
@@ -120,6 +145,7 @@ def test_a_long_feed_is_whole(store: ms.Store) -> None:
         {"types": b"placed"},
         {"types": 5},
         {"types": ["placed", None]},
+        {"types": ["\ud800"]},
         {"aggregate_prefix": b"order"},
     ],
 )

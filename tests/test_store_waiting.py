@@ -101,6 +101,14 @@ def test_a_wait_ends_with_an_error_when_the_store_is_closed(make_store: Any) -> 
         store.wait(0)
 
 
+@pytest.mark.parametrize("position", [2**63 - 1, 2**64, 2**80])
+def test_a_position_that_is_never_reached_can_be_waited_for(store: ms.Store, position: int) -> None:
+    assert not store.wait(position, timeout=0.01)
+    with store.subscribe(position) as subscription:
+        make(store, 1)
+        assert subscription.get(timeout=0.01) is None
+
+
 @pytest.mark.parametrize("position", [-1, None, True, 1.0, "1"])
 def test_only_a_position_can_be_waited_for(store: ms.Store, position: Any) -> None:
     with pytest.raises(ms.InvalidEventError, match="position"):
@@ -205,8 +213,21 @@ def test_a_subscription_ends_with_an_error_when_the_store_is_closed(make_store: 
     subscription = store.subscribe()
     with later(store.close), pytest.raises(ms.StoreClosedError):
         next(subscription)
+    for _ in range(2):
+        with pytest.raises(ms.StoreClosedError):
+            next(subscription)
     with pytest.raises(ms.StoreClosedError):
         store.subscribe()
+
+
+def test_who_has_no_time_gets_what_there_is_however_far_away(store: ms.Store) -> None:
+    for start in range(1, 3_000, 1_000):
+        store.commit_events([ms.Event("a", number, "unwanted", None) for number in range(start, start + 1_000)])
+    wanted = make(store, 1, "b", "wanted")
+    with store.subscribe(types=["wanted"]) as subscription:
+        event = subscription.get(timeout=0)
+        assert event is not None
+        assert event.position == wanted.position
 
 
 @pytest.mark.parametrize("wrong", [{"after": -1}, {"types": "made"}, {"aggregate_prefix": 5}])

@@ -18,7 +18,9 @@ from maestro_shm.shared.log import Log, Placed
 from maestro_shm.shared.positions import Positions
 
 _BATCH: Final = 512
-"""Events that are decoded at once. The first is there after a millisecond, and each costs a tenth more one by one."""
+_BATCH_BYTES: Final = 1 << 20
+"""Events that are decoded at once, and the bytes of the log in which they begin. The first is there after a
+millisecond, and each costs a tenth more one by one."""
 _REBUILD_PATIENCE: Final = 10.0
 """Seconds to wait for positions that are missing: somebody removed them, and a new server builds them again."""
 
@@ -36,13 +38,9 @@ class Feed:
 
         The two cannot be read at once: the commits between them are stepped over.
         """
-        if not newest or self._offset(newest) < published:
+        if not newest or self.offset(newest) < published:
             return newest
-        return bisect_left(range(1, newest), published, key=self._offset)
-
-    def offset(self, position: int) -> int:
-        """Where the event at this position lies."""
-        return self._offset(position)
+        return bisect_left(range(1, newest), published, key=self.offset)
 
     def batches(self, wanted: Selection, last: int) -> Iterator[list[Event]]:
         """The wanted events up to a last position, some at once."""
@@ -51,6 +49,7 @@ class Feed:
         prefix = wanted.aggregate_prefix.encode(errors="surrogatepass")
         while position <= last and left != 0:
             offsets = self._offsets(position, min(_BATCH, last - position + 1))
+            del offsets[max(1, bisect_left(offsets, offsets[0] + _BATCH_BYTES)) :]
             placed = self._log.read_placed(offsets)
             self._check(position, placed, offsets)
             events = [
@@ -69,17 +68,23 @@ class Feed:
             if found[2] != position:
                 raise self._log.damage(offset, f"the event at position {position:,} ought to be here")
 
-    def _offset(self, position: int) -> int:
+    def offset(self, position: int) -> int:
+        """Where the event at this position lies."""
         return self._offsets(position, 1)[0]
 
     def _offsets(self, first: int, count: int) -> list[int]:
         """Those of the first positions of so many that are in one segment, at least one."""
         deadline = time.monotonic() + _REBUILD_PATIENCE
+        has_looked_again = False
         while True:
             is_current = self._is_current()
             offsets = self._positions.offsets(first, count)
             if offsets and all(offsets):
                 return offsets
-            if not is_current or time.monotonic() > deadline:
+            if has_looked_again or time.monotonic() > deadline:
                 raise self._positions.damage(first)
-            time.sleep(0.001)
+            if not is_current:  # those that were mapped may have been replaced since, and never go on
+                self._positions.map_anew()
+                has_looked_again = True
+            else:
+                time.sleep(0.001)

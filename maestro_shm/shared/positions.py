@@ -46,6 +46,10 @@ class Positions:
         found: list[int] = words[start : start + count].tolist()
         return found
 
+    def map_anew(self) -> None:
+        """Read from the files that are there now: another writer may have made them anew."""
+        self._segments.files.clear()
+
     def damage(self, position: int) -> CorruptLogError:
         """The error for a position that leads nowhere."""
         path, place = self.place(position)

@@ -43,6 +43,10 @@ _BROKEN: Final = (ConnectionError, EOFError)
 _OPEN_OUTCOME: Final = (
     "; the commit that was under way may or may not have been stored; to learn it make the same call again"
 )
+_MOST_AT_REST: Final = 64
+"""Lines that are kept; a program may have many waits at once, and seldom."""
+_WAIT_GRACE: Final = 2.0
+"""Seconds that a server may be late with the answer to a wait that has an end."""
 _MOST_BREAKS: Final = 100
 """Servers that may end during one wait."""
 _Part = TypeVar("_Part")
@@ -108,28 +112,43 @@ class StoreProxy(managers.BaseProxy):
 
     def _waits(self, method: str, incarnation: int, awaited: int, deadline: float, vigil: Vigil) -> bool:
         """Whether the wait has ended otherwise than by the end of the line."""
-        line = self._take() or self._attach(time.monotonic() + self._timeout, resent=False)
-        number = next(self._identity[1])
-        seconds = min(max(0.0, deadline - time.monotonic()), LONGEST_TIMEOUT)
-        message = [number, None, method, [incarnation, awaited, math.ceil(seconds * 1000)]]
+        begun = time.monotonic()
+        patience = min(self._timeout, _WAIT_GRACE) if deadline < begun + self._timeout else self._timeout
+        seconds = min(max(0.0, deadline - begun), LONGEST_TIMEOUT)
+        message = [next(self._identity[1]), None, method, [incarnation, awaited, math.ceil(seconds * 1000)]]
         try:
+            line = self._take() or self._attach(begun + patience, resent=False)
             with vigil.woken_by(line.interrupt):
                 if vigil.is_over or self._is_closed:
                     line.close()
-                else:
-                    self._exchange(line, number, message, time.monotonic() + seconds + self._timeout, "")
+                    return True
+                reply = self._ask(line, message, begun + seconds + patience, "")
         except _BROKEN:
-            if not vigil.is_over:
+            if not vigil.is_over and not self._is_closed:
                 self._hang_up()  # the others at rest were to the same server
             return False
+        except StoreUnavailableError:
+            # Who waited looks at the files himself; that it is late is no error.
+            if vigil.is_over or time.monotonic() >= deadline:
+                return True
+            raise
+        self._rest_after_vigil(line, vigil)
+        self._result(reply)
         return True
+
+    def _rest_after_vigil(self, line: Line, vigil: Vigil) -> None:
+        """Called when nobody can interrupt it any more: somebody else may have it at once."""
+        if vigil.is_over:
+            line.close()
+        else:
+            self._rest(line)
 
     def close(self) -> None:
         """Hang up; calls that other threads have under way do so when they end, and their waits end."""
         self._is_closed = True
         self._hang_up()
         for vigil in list(self._vigils):
-            vigil.end()
+            vigil.wake()
 
     def _hang_up(self) -> None:
         while line := self._take():
@@ -200,18 +219,24 @@ class StoreProxy(managers.BaseProxy):
                 arguments[-1] = True
             line = self._take() or self._attach(deadline, resent=again or arguments[-1:] == [True])
             try:
-                return self._exchange(line, number, message, deadline, _OPEN_OUTCOME)
+                return self._exchange(line, message, deadline)
             except _BROKEN:
                 self._hang_up()  # the others at rest were to the same server
         what = f"its server broke off the same {method} several times"
         raise StoreUnavailableError(str(self._directory), what + _OPEN_OUTCOME)
 
-    def _exchange(self, line: Line, number: int, message: list[Any], deadline: float, outcome: str) -> Any:
+    def _exchange(self, line: Line, message: list[Any], deadline: float) -> Any:
         """What the reply to a message brings. The line goes back to rest, or is closed whatever the error."""
+        reply = self._ask(line, message, deadline, _OPEN_OUTCOME)
+        self._rest(line)
+        return self._result(reply)
+
+    def _ask(self, line: Line, message: list[Any], deadline: float, outcome: str) -> tuple[Any, ...]:
+        """The reply to a message. The line is closed whatever the error."""
         try:
             reply = wire.unpack(line.exchange(wire.pack(message), deadline))
-            if reply[:1] != (number,):
-                raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {number}")
+            if reply[:1] != (message[0],):
+                raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {message[0]}")
         except BaseException as error:
             line.close()
             if isinstance(error, DeadlineError):
@@ -221,10 +246,15 @@ class StoreProxy(managers.BaseProxy):
             else:
                 raise
             raise StoreUnavailableError(str(self._directory), what + outcome) from None
-        self._at_rest.append(line)
+        return reply
+
+    def _rest(self, line: Line) -> None:
+        if len(self._at_rest) >= _MOST_AT_REST:
+            line.close()
+        else:
+            self._at_rest.append(line)
         if self._is_closed:
             self._hang_up()
-        return self._result(reply)
 
     def _result(self, reply: tuple[Any, ...]) -> Any:
         try:

@@ -27,7 +27,7 @@ class Reader:
     """Reads of one store in one process. Threads may share it, and it goes on working after a fork.
 
     A segment is mapped when it is first read, and a reset may have removed it by then: the read begins again on the new
-    files. (Written out three times, since a call in between would cost a freshness check a third of its time.)
+    files. (Written out four times, since a call in between would cost a freshness check a third of its time.)
     """
 
     def __init__(self, directory: Path) -> None:

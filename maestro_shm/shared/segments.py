@@ -86,10 +86,11 @@ class Segments:
             file.close()
 
     def _allocate(self, number: int, start: int, stop: int) -> None:
-        if start:
+        # One that is there already was left by a writer that died before what it wrote there counted. Readers may have
+        # mapped it, and would never see another one of its name. But one that lasts has to be on the disk, and empty.
+        if start or (not self._lasting and self._is_whole(number)):
             self.open(number).allocate(start, stop)
         else:
-            # One that is there was left by a writer that died before it came to use it.
             self.path(number).unlink(missing_ok=True)
             self.files[number] = MappedFile.create(self.path(number), self.size, stop, lasting=self._lasting)
 

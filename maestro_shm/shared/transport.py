@@ -104,8 +104,9 @@ class Line:
 
     def interrupt(self) -> None:
         """Let the exchange end that another thread has under way: it raises `EOFError` there."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+        if self._process == os.getpid():
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Hang up, for the server at once, even if a process that was forked this moment has a copy still.
