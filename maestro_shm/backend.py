@@ -139,7 +139,9 @@ class Backend(CutReads):
     ) -> Consumer:
         transactions.refuse_within(self, "a subscription")
         wanted = None if partitions is None else checked(partitions, after, types, aggregate_prefix, most_attempts)
-        return DurableSubscription(self, name, wanted)
+        consumer = DurableSubscription(self, name)
+        consumer.begin(wanted)
+        return consumer
 
     def projector(
         self,

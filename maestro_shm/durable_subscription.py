@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from maestro_shm import options
@@ -20,7 +20,7 @@ from maestro_shm.membership import REPLAY, Membership
 from maestro_shm.partition import Partition, position_of
 from maestro_shm.partition_reader import PartitionReader
 from maestro_shm.progress import Home as HomeOfProgress
-from maestro_shm.progress import Mark, Progress, Settings
+from maestro_shm.progress import Mark, Move, Progress, Settings
 from maestro_shm.records import Event
 from maestro_shm.subscription import Source
 from maestro_shm.vigil import Vigil
@@ -48,17 +48,22 @@ class Home(Source, HomeOfProgress, Protocol):
 class DurableSubscription(Consumer):
     """See `Consumer`."""
 
-    def __init__(self, store: Home, name: str, wanted: Settings | None) -> None:
+    def __init__(self, store: Home, name: str) -> None:
+        """A consumer that looks whether there is such a subscription when it is first used."""
         self.name = name
         self._store = store
         self._progress = Progress(store, name)
-        self._settings: Final = self._progress.settings(wanted)
-        self._reader = PartitionReader(store, self._settings)
+        self._known: tuple[Settings, PartitionReader] | None = None
         self._vigil = Vigil()
         self._membership: Membership | None = None
         self._at_work: tuple[int, Event] | None = None
         self._next_look = 0.0
         self._process = os.getpid()
+
+    def begin(self, wanted: Settings | None) -> None:
+        """Make the subscription with the wanted settings, or find that it has them. Raises `SubscriptionError`."""
+        settings = self._progress.settings(wanted)
+        self._known = settings, PartitionReader(self._store, settings)
 
     def get(self, timeout: float | None = None) -> Event | None:
         self._check_process()
@@ -67,6 +72,7 @@ class DurableSubscription(Consumer):
             position = self._at_work[1].position
             raise SubscriptionError(self.name, f"the event at position {position} is neither acknowledged nor failed")
         while not self._vigil.is_over:
+            self._reader.check_incarnation()
             if time.monotonic() >= self._next_look:
                 self._share_out()
             if (number := self._next_ready()) is not None:
@@ -81,20 +87,22 @@ class DurableSubscription(Consumer):
 
     def ack(self, event: Event) -> None:
         number, partition = self._found_at_work(event)
-        done = _behind(event)
-        self._progress.write({number: done})
-        self._finish(partition, done)
+        done = Move(partition.mark, _behind(event))
+        self._progress.move({number: done})
+        self._finish(partition, done.after)
 
     def apply(self, event: Event, function: Callable[[Any, Event], object]) -> None:
         number, partition = self._found_at_work(event)
-        done = _behind(event)
+        done = Move(partition.mark, _behind(event))
 
         def run(tx: Any) -> None:
-            function(tx, event)
-            self._progress.write_within(tx, {number: done})
+            # It is done already where an earlier call was stored, and its outcome not told.
+            if self._progress.mark_within(tx, number) != done.after:
+                function(tx, event)
+            self._progress.move_within(tx, {number: done})
 
         self._store.transact(run)
-        self._finish(partition, done)
+        self._finish(partition, done.after)
 
     def fail(self, event: Event, reason: object = "") -> None:
         number, partition = self._found_at_work(event)
@@ -103,11 +111,11 @@ class DurableSubscription(Consumer):
             self._park(number, partition, reason if isinstance(reason, str) else shown(reason))
             return
         self._move({number: partition.mark._replace(attempts=attempts)})
-        partition.not_before = time.monotonic() + min(_FIRST_PAUSE * 2.0 ** (attempts - 1), _LONGEST_PAUSE)
+        partition.hold_up(time.monotonic() + min(_FIRST_PAUSE * 2.0 ** (attempts - 1), _LONGEST_PAUSE))
         self._at_work = None
 
     def run(self, handler: Callable[[Event], object]) -> None:
-        for event in self:
+        while (event := self._at_work[1] if self._at_work else self.get()) is not None:
             try:
                 handler(event)
             except Exception as error:  # noqa: BLE001 (whatever the handler raises is its answer)
@@ -123,13 +131,12 @@ class DurableSubscription(Consumer):
         membership, self._membership = self._membership, None
         if membership is None or self._process != os.getpid():
             return
-        partitions = self._reader.partitions
         try:
-            self._progress.write({number: partition.closed() for number, partition in partitions.items()})
+            self._progress.move(self._closing(self._reader.partitions))
         except MaestroError:
             pass  # it looks as after our death then, which costs the next consumer a commit
         finally:
-            partitions.clear()
+            self._reader.partitions.clear()
             self._at_work = None
             membership.close()
 
@@ -161,7 +168,21 @@ class DurableSubscription(Consumer):
             leases.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DurableSubscription, (self._store, self.name, None)
+        return DurableSubscription, (self._store, self.name)
+
+    @property
+    def _settings(self) -> Settings:
+        return self._known_parts()[0]
+
+    @property
+    def _reader(self) -> PartitionReader:
+        return self._known_parts()[1]
+
+    def _known_parts(self) -> tuple[Settings, PartitionReader]:
+        if self._known is None:
+            self.begin(None)
+        assert self._known is not None  # noqa: S101 (for the type checker)
+        return self._known
 
     # Partitions
 
@@ -170,28 +191,35 @@ class DurableSubscription(Consumer):
         self._next_look = time.monotonic() + _LOOK
         if self._membership is None:
             self._membership = Membership(self._store._leases(f"subscription/{self.name}"), self._settings.partitions)
-        self._give_back(self._membership)
-        self._take(self._membership)
+        try:
+            self._give_back(self._membership)
+            self._take(self._membership)
+        except BaseException:
+            for number in self._membership.held - self._reader.partitions.keys():
+                self._membership.give_back(number)  # we do not know how far we came with it
+            raise
         self._move_far_behind()
 
     def _give_back(self, membership: Membership) -> None:
         partitions = self._reader.partitions
         if excess := membership.excess():
-            self._progress.write({number: partitions[number].closed() for number in excess})
+            self._progress.move(self._closing(number for number in excess if number in partitions))
         for number in excess:
-            del partitions[number]
+            partitions.pop(number, None)
             membership.give_back(number)
 
     def _take(self, membership: Membership) -> None:
-        if not (taken := membership.take()):
-            return
-        try:
+        if taken := membership.take():
             marks = self._progress.take(taken)
-        except BaseException:
-            for number in taken:
-                membership.give_back(number)
-            raise
-        self._reader.add({number: Partition(mark) for number, mark in marks.items()})
+            self._reader.add({number: Partition(mark) for number, mark in marks.items()})
+
+    def _closing(self, numbers: Iterable[int]) -> dict[int, Move]:
+        partitions = self._reader.partitions
+        at_work = None if self._at_work is None else self._at_work[0]
+        return {
+            number: Move(partitions[number].mark, partitions[number].closed(is_at_work=number == at_work))
+            for number in numbers
+        }
 
     def _move_far_behind(self) -> None:
         self._move(
@@ -203,10 +231,11 @@ class DurableSubscription(Consumer):
         )
 
     def _move(self, marks: Mapping[int, Mark]) -> None:
+        partitions = self._reader.partitions
         if marks:
-            self._progress.write(marks)
+            self._progress.move({number: Move(partitions[number].mark, mark) for number, mark in marks.items()})
         for number, mark in marks.items():
-            self._reader.partitions[number].mark = mark
+            partitions[number].mark = mark
 
     # Work
 
@@ -251,15 +280,17 @@ class DurableSubscription(Consumer):
         return number, self._reader.partitions[number]
 
     def _finish(self, partition: Partition, mark: Mark) -> None:
-        partition.finish(mark)
+        if partition.finish(mark):
+            self._reader.go_back(partition.read_up_to)
         self._at_work = None
 
     def _park(self, number: int, partition: Partition, reason: str) -> None:
         event = partition.waiting[0]
         attempts = partition.mark.attempts + (not partition.counts_ahead)
-        parked = Parked(position_of(event), reason[:_LONGEST_REASON], attempts)
-        self._progress.park(number, _behind(event), parked)
-        self._finish(partition, _behind(event))
+        text = reason[:_LONGEST_REASON].encode(errors="backslashreplace").decode()
+        done = Move(partition.mark, _behind(event))
+        self._progress.park(number, done, Parked(position_of(event), text, attempts))
+        self._finish(partition, done.after)
 
     def _check_process(self) -> None:
         if self._process != os.getpid():

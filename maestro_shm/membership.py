@@ -44,9 +44,12 @@ class Membership:
         taken = {*self.held, *self._leases.taken_by_others(0, self._partitions)}
         found: list[int] = []
         for partition in range(self._partitions):
-            if len(found) < missing and partition not in taken and self._leases.take(partition):
-                self.held.add(partition)
-                found.append(partition)
+            if len(found) < missing and partition not in taken:
+                self.held.add(partition)  # before it is so, lest an interruption leave a lease that nobody knows of
+                if self._leases.take(partition):
+                    found.append(partition)
+                else:
+                    self.held.discard(partition)
         return found
 
     def close(self) -> None:

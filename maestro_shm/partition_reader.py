@@ -45,27 +45,38 @@ class PartitionReader:
 
     def add(self, partitions: dict[int, Partition]) -> None:
         """Read for these, too."""
-        least = min(partition.done_up_to for partition in partitions.values())
+        least = min(partition.read_up_to for partition in partitions.values())
         self._go_to(min(least, self._read_up_to) if self.partitions else least)
         self.partitions.update(partitions)
 
     def read_more(self) -> bool:
-        """Whether there was more in the feed; it need not be for these partitions.
-
-        Raises `StoreUnavailableError` if the store was reset.
-        """
+        """Whether there was more in the feed; it need not be for these partitions."""
         if not self._has_room:
             return False
+        try:
+            return self._read_on()
+        except BaseException:
+            self._go_to(self._read_up_to)  # where it was interrupted nobody knows
+            raise
+
+    def check_incarnation(self) -> None:
+        """Raise `StoreUnavailableError` if the store was reset."""
+        if self._store._cut().incarnation != self._incarnation:
+            raise StoreUnavailableError(self._store.target, "it was reset, and its subscriptions with it")
+
+    def go_back(self, position: int) -> None:
+        """Read again from behind this position, where that was passed."""
+        self._go_to(min(position, self._read_up_to))
+
+    def _read_on(self) -> bool:
         if (batch := next(self._batches, None)) is not None:
             self._deal_out(batch)
             return True
         self._note_read(self._end)
-        cut = self._store._cut()
-        if cut.incarnation != self._incarnation:
-            raise StoreUnavailableError(self._store.target, "it was reset, and its subscriptions with it")
-        if (last := cut.last_position) <= self._end:
+        last = self._store._cut().last_position
+        if last <= self._end:
             return False
-        self._batches = cut.feed(self._settings.wanted._replace(after=self._end))
+        self._batches = self._store._cut().feed(self._settings.wanted._replace(after=self._end))
         self._end = last
         return True
 

@@ -8,9 +8,11 @@ parked:POSITION  the event at this position was given up: why, and after how man
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol
 
+from maestro_shm.clock import new_id
 from maestro_shm.consumer import Parked
 from maestro_shm.errors import SubscriptionError, shown
 from maestro_shm.membership import MOST_PARTITIONS
@@ -19,6 +21,7 @@ from maestro_shm.tables import Table
 
 _TABLE: Final = "maestro_shm/subscription/"
 _LONGEST_NAME: Final = 200
+_DELETED_AT_ONCE: Final = 500
 _SETTINGS: Final = "settings"
 _PARKED: Final = "parked:"
 
@@ -32,6 +35,8 @@ class Settings:
     types: tuple[str, ...] | None
     aggregate_prefix: str
     most_attempts: int
+    id: str = ""
+    """Given when it is made, so that one that is made anew is known for another."""
 
     @property
     def wanted(self) -> Selection:
@@ -47,6 +52,13 @@ class Mark(NamedTuple):
     """How often the event behind the checkpoint was tried in vain."""
     is_open: bool
     """Whether a consumer is at it, or was until it died."""
+
+
+class Move(NamedTuple):
+    """Of a mark."""
+
+    before: Mark
+    after: Mark
 
 
 class Home(Protocol):
@@ -67,6 +79,7 @@ class Progress:
         self._store = store
         self._name = name
         self._table = _TABLE + name
+        self._id = ""
 
     def settings(self, wanted: Settings | None) -> Settings:
         """Those of the subscription, which is made with the wanted ones if there is none.
@@ -74,6 +87,7 @@ class Progress:
         Raises `SubscriptionError` if it has others, or does not exist and nothing is wanted.
         """
         settings: Settings = self._store.transact(self._settings, wanted)
+        self._id = settings.id
         return settings
 
     def take(self, partitions: Iterable[int]) -> dict[int, Mark]:
@@ -81,17 +95,28 @@ class Progress:
         marks: dict[int, Mark] = self._store.transact(self._take, list(partitions))
         return marks
 
-    def write(self, marks: Mapping[int, Mark]) -> None:
-        """Move marks."""
-        self._store.transact(self._write, marks)
+    def move(self, moves: Mapping[int, Move]) -> None:
+        """Move marks. Raises `SubscriptionError` if any is not as it was left, as when somebody else has it."""
+        self._store.transact(self.move_within, moves)
 
-    def write_within(self, tx: Any, marks: Mapping[int, Mark]) -> None:
+    def move_within(self, tx: Any, moves: Mapping[int, Move]) -> None:
         """Move marks with a transaction."""
-        self._write(tx, marks)
+        self._check_is_same(tx)
+        table = tx.table(self._table)
+        for partition, move in moves.items():
+            stored = self.mark_within(tx, partition)
+            if stored not in move:  # it may have been moved by a call whose outcome nobody was told
+                raise SubscriptionError(self._name, f"partition {partition} went on without this consumer")
+            table[_key(partition)] = tuple(move.after)
 
-    def park(self, partition: int, mark: Mark, parked: Parked) -> None:
+    def mark_within(self, tx: Any, partition: int) -> Mark | None:
+        """The stored mark of a partition that was taken once."""
+        stored = tx.table(self._table).get(_key(partition))
+        return None if stored is None else Mark(*stored)
+
+    def park(self, partition: int, move: Move, parked: Parked) -> None:
         """Move a mark past an event, and note that it was given up."""
-        self._store.transact(self._park, partition, mark, parked)
+        self._store.transact(self._park, partition, move, parked)
 
     def parked(self) -> list[Parked]:
         """What was given up, in the order of the feed."""
@@ -102,8 +127,10 @@ class Progress:
         self._store.transact(lambda tx: tx.table(self._table).delete(_parked(position)))
 
     def delete(self) -> None:
-        """Forget everything of it."""
-        self._store.transact(lambda tx: tx.table(self._table).clear())
+        """Forget everything of it, some entries in each commit; the settings first, so that nobody goes on with it."""
+        self._store.transact(lambda tx: tx.table(self._table).delete(_SETTINGS))
+        while self._store.transact(self._delete_some):
+            pass
 
     def _read(self) -> Any:
         return self._store.table(self._table)
@@ -115,30 +142,42 @@ class Progress:
             if wanted is None:
                 reason = "there is no such subscription; to make it say how many partitions it is to have"
                 raise SubscriptionError(self._name, reason)
+            wanted = replace(wanted, id=new_id())
+            for key in [*table]:  # of one whose deletion was killed
+                del table[key]
             table[_SETTINGS] = asdict(wanted)
             return wanted
         known = Settings(**found)
-        if wanted is not None and wanted != known:
+        if wanted is not None and wanted != replace(known, id=""):
             raise SubscriptionError(self._name, f"it was made with {known}, not {wanted}; leave that out, or delete it")
         return known
 
+    def _check_is_same(self, tx: Any) -> None:
+        if (tx.table(self._table).get(_SETTINGS) or {}).get("id") != self._id:
+            raise SubscriptionError(self._name, "it was deleted since this consumer was made; make another one")
+
     def _take(self, tx: Any, partitions: list[int]) -> dict[int, Mark]:
+        self._check_is_same(tx)
         table = tx.table(self._table)
-        settings = Settings(**table[_SETTINGS])
-        found = {}
-        for partition in partitions:
-            found[partition] = Mark(*table.get(_key(partition), (settings.after, 0, False)))
-            table[_key(partition)] = tuple(found[partition]._replace(is_open=True))
+        after = table[_SETTINGS]["after"]
+        found = {
+            partition: self.mark_within(tx, partition) or Mark(after, 0, is_open=False) for partition in partitions
+        }
+        table.update({_key(number): tuple(mark._replace(is_open=True)) for number, mark in found.items()})
         return found
 
-    def _write(self, tx: Any, marks: Mapping[int, Mark]) -> None:
-        table = tx.table(self._table)
-        for partition, mark in marks.items():
-            table[_key(partition)] = tuple(mark)
-
-    def _park(self, tx: Any, partition: int, mark: Mark, parked: Parked) -> None:
-        self._write(tx, {partition: mark})
+    def _park(self, tx: Any, partition: int, move: Move, parked: Parked) -> None:
+        self.move_within(tx, {partition: move})
         tx.table(self._table)[_parked(parked.position)] = parked.reason, parked.attempts
+
+    def _delete_some(self, tx: Any) -> bool:
+        table = tx.table(self._table)
+        if _SETTINGS in table:  # somebody has made it anew
+            return False
+        keys = list(islice(table, _DELETED_AT_ONCE))
+        for key in keys:
+            del table[key]
+        return bool(keys)
 
 
 def checked(partitions: object, after: int, types: Any, aggregate_prefix: Any, most_attempts: object) -> Settings:

@@ -112,10 +112,18 @@ class ProjectionState:
         switched: bool = self._store.transact(self._switch, version)
         return switched
 
-    def clear(self, version: int) -> None:
-        """Remove the tables of a version, some entries in each commit, and forget it."""
-        while self._store.transact(self._clear, version):
-            pass
+    def clear(self, live: int) -> None:
+        """Remove the tables of every version but the live one, some entries in each commit."""
+        for version in self._store.transact(self._others, live):
+            count = _DELETED_AT_ONCE
+            while True:
+                try:
+                    if not self._store.transact(self._clear, version, count):
+                        break
+                except InvalidEventError:
+                    if count == 1:
+                        raise
+                    count //= 2
 
     @property
     def _live_key(self) -> str:
@@ -158,10 +166,14 @@ class ProjectionState:
         states[self._live_key] = version
         return True
 
-    def _clear(self, tx: Any, version: int) -> bool:
+    def _others(self, tx: Any, live: int) -> list[int]:
+        names = (key.removeprefix(f"{self._name}/") for key, _ in tx.table(_STATES).prefix(f"{self._name}/"))
+        return [int(name) for name in names if name not in ("live", str(live))]
+
+    def _clear(self, tx: Any, version: int, count: int) -> bool:
         for name in self._version(tx, version).tables:
             table = tx.table(self._prefix(version) + name)
-            if keys := list(islice(table, _DELETED_AT_ONCE)):
+            if keys := list(islice(table, count)):
                 for key in keys:
                     del table[key]
                 return True

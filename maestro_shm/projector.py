@@ -85,19 +85,20 @@ class Projector:
     def rebuild(self) -> int:
         """Fill new tables from the beginning, then let them take the place of the old ones; the position of the switch.
 
-        Meanwhile the old ones are live, and whoever runs the projection goes on with them. Raises `ProjectionError` if
-        somebody else rebuilds it at the same time.
+        Meanwhile the old ones are live, and whoever runs the projection goes on with them; and with the new ones after
+        the switch: a runner of former code has to be stopped before. Raises `ProjectionError` if somebody else rebuilds
+        it at the same time.
         """
         with closing(self._store._leases(f"projection/{self.name}")) as leases:
             if not leases.take(_REBUILD):
                 raise ProjectionError(self.name, "it is being rebuilt already")
             former = self._state.live(self._store._cut())
-            self._state.clear(former + 1)  # what a killed rebuild left
+            self._state.clear(former)  # what a killed rebuild left
             while not self._state.switches(former + 1):
                 self._check_incarnation()
                 self._state.advance(former + 1)
             position = self.position
-            self._state.clear(former)
+            self._state.clear(former + 1)
             return position
 
     def stop(self) -> None:

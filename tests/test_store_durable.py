@@ -13,7 +13,10 @@ from store_contract import in_threads
 
 import maestro_shm as ms
 from maestro_shm import durable_subscription as durable
-from maestro_shm.partition import partition_of
+from maestro_shm import partition_reader, progress
+from maestro_shm.backend import Backend
+from maestro_shm.partition import Partition, partition_of
+from maestro_shm.progress import Progress
 
 SOON = 30.0
 
@@ -350,13 +353,219 @@ def test_a_deleted_subscription_begins_anew(store: ms.Store) -> None:
     assert len(take_all(store.subscription("billing", 3))) == 2
 
 
-def test_a_reset_ends_a_subscription(store: ms.Store) -> None:
+def test_a_reset_ends_a_subscription_and_nothing_of_it_comes_into_the_new_one(store: ms.Store) -> None:
     fill(store, 2, "a")
-    with store.subscription("billing", 1) as billing:
+    with store.subscription("billing", 1) as billing, store.subscription("billing") as idle:
         assert len(take_all(billing)) == 2
+        assert idle.get(0.05) is None
         store.reset()
-        with pytest.raises((ms.StoreUnavailableError, KeyError), match="reset"):
-            billing.get(SOON)
+        for consumer in (billing, idle):
+            with pytest.raises(ms.StoreUnavailableError, match="reset"):
+                consumer.get(SOON)
+        fill(store, 2, "a")
+        store.subscription("billing", 1)
+    assert [event.sequence for event in take_all(store.subscription("billing"))] == [1, 2]
+
+
+def test_an_event_of_before_a_reset_cannot_be_acknowledged_after_it(store: ms.Store) -> None:
+    fill(store, 3, "a")
+    with store.subscription("billing", 1) as billing:
+        event = next(billing)
+        store.reset()
+        fill(store, 3, "a")
+        store.subscription("billing", 1)
+        with pytest.raises(ms.SubscriptionError, match="deleted since"):
+            billing.ack(event)
+        with pytest.raises(ms.SubscriptionError, match="deleted since"):
+            billing.apply(event, lambda *_: None)
+        with pytest.raises(ms.SubscriptionError, match="deleted since"):
+            billing.fail(event)
+    assert len(take_all(store.subscription("billing"))) == 3
+
+
+def test_a_consumer_of_a_deleted_subscription_is_none_of_one_that_is_made_anew(store: ms.Store) -> None:
+    fill(store, 3, "a")
+    early = store.subscription("billing", 8)
+    store.subscription("billing").delete()
+    late = store.subscription("billing", 2)
+    with pytest.raises(ms.SubscriptionError, match="deleted since"):
+        early.get(0.05)
+    early.close()
+    assert len(take_all(late)) == 3
+    late.close()
+
+
+def test_an_interrupted_read_of_the_feed_skips_nothing(store: ms.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, 5, "ab")
+    found: list[ms.Event] = []
+    add = Partition.add
+    calls = 0
+
+    def interrupted(partition: Partition, event: ms.Event) -> None:
+        nonlocal calls
+        calls += 1
+        add(partition, event)
+        if calls in (3, 7, 12):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Partition, "add", interrupted)
+    with store.subscription("billing", 2) as billing:
+        while len(found) < 10:
+            try:
+                event = billing.get(0.2)
+            except KeyboardInterrupt:
+                continue
+            assert event is not None
+            billing.ack(event)
+            found.append(event)
+    assert calls >= 12
+    assert in_order(found) == {"a": [1, 2, 3, 4, 5], "b": [1, 2, 3, 4, 5]}
+
+
+def lose_the_reply(store: ms.Store, patch: pytest.MonkeyPatch) -> None:
+    """Commits are stored from now on, and nobody is told."""
+    assert isinstance(store, Backend)
+    commit = store._commit
+
+    def commit_unseen(proposal: Any) -> None:
+        commit(proposal)
+        raise ms.StoreUnavailableError(store.target, "no reply")
+
+    patch.setattr(store, "_commit", commit_unseen)
+
+
+def test_what_is_done_again_since_nobody_told_that_it_was_is_done_once(
+    store: ms.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 2, "a")
+
+    def count(tx: ms.Transaction, _event: ms.Event) -> None:
+        tx.table("counts")["a"] = tx.table("counts").get("a", 0) + 1
+
+    with store.subscription("billing", 1) as billing:
+        event = next(billing)
+        with monkeypatch.context() as patch:
+            lose_the_reply(store, patch)
+            with pytest.raises(ms.StoreUnavailableError):
+                billing.apply(event, count)
+        billing.apply(event, count)
+        assert dict(store.table("counts")) == {"a": 1}
+        event = next(billing)
+        assert event.sequence == 2
+        with monkeypatch.context() as patch:
+            lose_the_reply(store, patch)
+            with pytest.raises(ms.StoreUnavailableError):
+                billing.ack(event)
+        billing.ack(event)
+    assert take_all(store.subscription("billing"), 0.05) == []
+
+
+@pytest.mark.parametrize("step", ["take", "move"])
+def test_an_interruption_while_partitions_change_hands_loses_none(
+    store: ms.Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    fill(store, 4)
+    first, second = store.subscription("billing", 4), store.subscription("billing")
+    if step == "move":
+        assert first.get(0) is not None  # it has all partitions, and is to give some back
+        first.ack(next(iter(store.read())))
+        second.get(0)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, step, interrupted)
+        first._next_look = 0.0  # type: ignore[attr-defined]
+        with pytest.raises(KeyboardInterrupt):
+            first.get(0)
+    found = []
+    for _ in range(40):
+        for consumer in (first, second):
+            if (event := consumer.get(0.02)) is not None:
+                consumer.ack(event)
+                found.append(event)
+    assert len(found) == 32 - (step == "move")
+    for consumer in (first, second):
+        assert len(consumer._reader.partitions) == 2  # type: ignore[attr-defined]
+        consumer.close()
+
+
+def test_a_consumer_that_failed_once_still_counts_as_being_there(store: ms.Store) -> None:
+    fill(store, 1, "a")
+    with store.subscription("billing", 1) as billing:
+        billing.fail(next(billing), "no")
+        assert store.table("maestro_shm/subscription/billing")["partition:0000"] == (0, 1, True)
+    assert store.table("maestro_shm/subscription/billing")["partition:0000"] == (0, 1, False)
+
+
+def test_a_reason_that_is_no_text_is_kept_as_far_as_it_is_one(store: ms.Store) -> None:
+    fill(store, 1, "a")
+    with store.subscription("billing", 1, most_attempts=1) as billing:
+        billing.fail(next(billing), "file \udcff")
+        assert billing.parked() == [ms.Parked(1, "file \\udcff", 1)]
+
+
+def test_a_partition_that_is_held_up_does_not_stop_the_others_however_much_waits(
+    store: ms.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_reader, "_MOST_WAITING", 6)
+    monkeypatch.setattr(durable, "_FIRST_PAUSE", 2.0)
+    other = next(key for key in "bcdefghijklmnop" if partition_of(key, 2) != partition_of("a", 2))
+    fill(store, 20, "a" + other)
+    tried: list[str] = []
+    with store.subscription("billing", 2) as billing:
+        for event in billing:
+            tried.append(f"{event.aggregate_id}{event.sequence}")
+            if tried == ["a1"]:
+                billing.fail(event, "not yet")
+            else:
+                billing.ack(event)
+            if len(tried) == 41:
+                break
+    assert tried[:21] == ["a1", *(f"{other}{number}" for number in range(1, 21))]
+    assert tried[21:] == [f"a{number}" for number in range(1, 21)]
+
+
+def test_a_partition_without_events_has_its_checkpoint_moved(store: ms.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "_FAR_BEHIND", 10)
+    fill(store, 30, "a")
+    other = 1 - partition_of("a", 2)
+    with store.subscription("billing", 2) as billing:
+        assert len(take_all(billing)) == 30
+        assert store.table("maestro_shm/subscription/billing")[f"partition:{other:04d}"][0] == 30
+
+
+def test_a_subscription_with_many_parked_events_is_deleted_in_parts(
+    store: ms.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_DELETED_AT_ONCE", 7)
+    fill(store, 30, "a")
+    with store.subscription("billing", 1, most_attempts=1) as billing:
+        for event in billing:
+            billing.fail(event)
+            if event.sequence == 30:
+                break
+    billing.delete()
+    assert dict(store.table("maestro_shm/subscription/billing")) == {}
+
+
+def test_a_handler_that_was_interrupted_gets_its_event_again(store: ms.Store) -> None:
+    fill(store, 2, "a")
+    tried: list[int] = []
+
+    def handle(event: ms.Event) -> None:
+        tried.append(event.sequence)
+        if len(tried) == 1:
+            raise KeyboardInterrupt
+        if event.sequence == 2:
+            billing.stop()
+
+    with store.subscription("billing", 1) as billing:
+        with pytest.raises(KeyboardInterrupt):
+            billing.run(handle)
+        billing.run(handle)
+    assert tried == [1, 1, 2]
 
 
 def test_a_consumer_pickles_as_another_of_its_subscription(store: ms.Store, store_kind: str) -> None:
