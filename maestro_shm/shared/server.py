@@ -63,6 +63,7 @@ class LoopServer(managers.Server):
         self._events = Waiting()
         self._commits = Waiting()
         self._awaited_incarnation = self.journal.incarnation
+        self._has_woken = False
         self._complaints = Complaints()
         self._watch = Watch()
         self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
@@ -91,7 +92,7 @@ class LoopServer(managers.Server):
         """Serve until it is time to leave, then clean up."""
         try:
             while not self._leaving:
-                for key, _ in self._watch.until(self._look) or self._selector.select(self._pause()):
+                for key, _ in self._ready():
                     key.data()
                     if self._store_ends:
                         break  # let nobody in to a store that is no more
@@ -132,6 +133,12 @@ class LoopServer(managers.Server):
         incarnation, number, milliseconds = arguments
         is_due = incarnation != self.journal.incarnation or number <= reached
         return None if is_due else Wanted(among, number, time.monotonic() + milliseconds / 1000)
+
+    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready. Who was woken just now needs the processor that a watch would keep."""
+        has_woken, self._has_woken = self._has_woken, False
+        seen = None if has_woken else self._watch.until(self._look)
+        return seen or self._selector.select(self._pause())
 
     def _pause(self) -> float:
         if not self._events and not self._commits:
@@ -216,6 +223,7 @@ class LoopServer(managers.Server):
         for peer, number in due:
             if peer in self._peers:
                 self._deal_with(peer, peer.send, wire.pack([number, True, None]))
+                self._has_woken = True
 
     def _deal_with(self, peer: Peer, action: Callable[..., None], *arguments: object) -> None:
         """Whatever comes of it, go on: with the client, or without."""
