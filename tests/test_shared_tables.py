@@ -285,7 +285,8 @@ def test_a_repair_keeps_the_tables_but_for_the_commits_that_are_lost(path: Path)
             store.transact(put_and_deposit, f"k{number}", number)
         kill(store.stats()["server_pid"])
     with (path / "log-1-000000").open("r+b", buffering=0) as log:
-        os.pwrite(log.fileno(), b"?", offsets[2] + 60)
+        (byte,) = os.pread(log.fileno(), 1, offsets[2] + 60)
+        os.pwrite(log.fileno(), bytes([byte ^ 1]), offsets[2] + 60)
     report = repair(path)
     assert (report.commits, report.lost_events, report.refusals) == (5, 1, [])
     with ms.connect(path) as store:
