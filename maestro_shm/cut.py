@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -80,3 +81,10 @@ class Cut(ABC):
     @abstractmethod
     def keys(self, table: str) -> Keys:
         """What keys a table has."""
+
+    def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
+        """A table's keys from `start` on, with their packed values."""
+        keys = self.keys(table).keys
+        for key in keys[0 if start is None else bisect_left(keys, start) :]:
+            if (payload := self.entry(table, key).payload) is not None:
+                yield key, payload

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -79,11 +78,7 @@ class CutReads(Store):
 
     def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
         """For tables: keys from `start` on, with their packed values."""
-        cut = self._cut()
-        keys = cut.keys(table).keys
-        for key in keys[0 if start is None else bisect_left(keys, start) :]:
-            if (payload := cut.entry(table, key).payload) is not None:
-                yield key, payload
+        return self._cut().pairs(table, start)
 
     def _at_one_cut(self, read: Callable[[Cut], _Result]) -> _Result:
         """What is read at the newest cut; if a reset comes between, at the one after it."""

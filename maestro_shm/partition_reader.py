@@ -8,13 +8,11 @@ from typing import Final
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.partition import Partition, partition_of, position_of
 from maestro_shm.progress import Settings
-from maestro_shm.records import Event
+from maestro_shm.records import MAX_SEQUENCE, Event
 from maestro_shm.subscription import Source
 
 _MOST_WAITING: Final = 4_096
 """Events that wait in all partitions, before no more is read."""
-NOTHING: Final = 2**62
-"""A position that is never reached."""
 
 
 class PartitionReader:
@@ -41,7 +39,7 @@ class PartitionReader:
     @property
     def awaited_position(self) -> int:
         """The position from which on there may be more to read."""
-        return self._end + 1 if self._has_room else NOTHING
+        return self._end + 1 if self._has_room else MAX_SEQUENCE  # which is never reached
 
     def add(self, partitions: dict[int, Partition]) -> None:
         """Read for these, too."""

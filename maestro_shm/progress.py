@@ -18,6 +18,7 @@ from maestro_shm.errors import SubscriptionError, shown
 from maestro_shm.membership import MOST_PARTITIONS
 from maestro_shm.selection import Selection, selection
 from maestro_shm.tables import Table
+from maestro_shm.validation import name_fault, shown_name
 
 _TABLE: Final = "maestro_shm/subscription/"
 _LONGEST_NAME: Final = 200
@@ -75,7 +76,8 @@ class Progress:
     """Of one subscription. Each method is one commit, or a read."""
 
     def __init__(self, store: Home, name: str) -> None:
-        _check_name(name)
+        if fault := name_fault(name, _LONGEST_NAME, "\0"):
+            raise SubscriptionError(shown_name(name), fault)
         self._store = store
         self._name = name
         self._table = _TABLE + name
@@ -189,16 +191,6 @@ def checked(partitions: object, after: int, types: Any, aggregate_prefix: Any, m
     wanted = selection(after, None, types, aggregate_prefix)
     sorted_types = None if wanted.types is None else tuple(sorted(wanted.types))
     return Settings(partitions, after, sorted_types, wanted.aggregate_prefix, most_attempts)
-
-
-def _check_name(name: object) -> None:
-    try:
-        is_right = type(name) is str and 0 < len(name.encode()) <= _LONGEST_NAME and "\0" not in name
-    except UnicodeEncodeError:
-        is_right = False
-    if not is_right:
-        reason = f"a name must be a str of valid Unicode without NUL, of 1 to {_LONGEST_NAME} bytes"
-        raise SubscriptionError(name if type(name) is str else shown(name), reason)
 
 
 def _key(partition: int) -> str:

@@ -7,20 +7,20 @@ maestro_shm/projection/NAME/N/TABLE   a table of version N
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol
 
 from maestro_shm import codec
 from maestro_shm.cut import Cut
-from maestro_shm.errors import InvalidEventError, ProjectionError, shown
+from maestro_shm.errors import InvalidEventError, ProjectionError
 from maestro_shm.leases import Leases
 from maestro_shm.projection import Projection
 from maestro_shm.records import Event
 from maestro_shm.selection import Selection
 from maestro_shm.subscription import Source
 from maestro_shm.tables import Tables, WritableTable
+from maestro_shm.validation import name_fault, shown_name
 from maestro_shm.vigil import Vigil
 
 _STATES: Final = "maestro_shm/projections"
@@ -68,7 +68,8 @@ class ProjectionState:
     """Of one projection."""
 
     def __init__(self, store: Home, name: str, projection: Projection | None, wanted: Selection) -> None:
-        _check_name(name)
+        if fault := name_fault(name, _LONGEST_NAME, "\0/"):
+            raise ProjectionError(shown_name(name), fault)
         self._store = store
         self._name = name
         self._projection = projection
@@ -215,18 +216,4 @@ class LiveTables:
     def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
         """Keys from `start` on, with their packed values."""
         cut = self._store._cut()
-        name = self._state.physical(cut, table)
-        keys = cut.keys(name).keys
-        for key in keys[0 if start is None else bisect_left(keys, start) :]:
-            if (payload := cut.entry(name, key).payload) is not None:
-                yield key, payload
-
-
-def _check_name(name: object) -> None:
-    try:
-        is_right = type(name) is str and 0 < len(name.encode()) <= _LONGEST_NAME and not {"\0", "/"} & {*name}
-    except UnicodeEncodeError:
-        is_right = False
-    if not is_right:
-        reason = f"a name must be a str of valid Unicode without '/' and NUL, of 1 to {_LONGEST_NAME} bytes"
-        raise ProjectionError(name if type(name) is str else shown(name), reason)
+        return cut.pairs(self._state.physical(cut, table), start)

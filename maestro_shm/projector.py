@@ -15,6 +15,7 @@ from maestro_shm import options
 from maestro_shm.errors import ProjectionError, StoreUnavailableError
 from maestro_shm.projection import Projection
 from maestro_shm.projection_state import Home, LiveTables, ProjectionState
+from maestro_shm.records import MAX_SEQUENCE
 from maestro_shm.selection import Selection
 from maestro_shm.tables import Table
 from maestro_shm.vigil import Vigil
@@ -22,8 +23,6 @@ from maestro_shm.vigil import Vigil
 _LOOK: Final = 0.25
 """Seconds between two looks whether another runner has died."""
 _RUN, _REBUILD = range(2)
-_NOTHING: Final = 2**62
-"""A position that is never reached."""
 
 
 class Projector:
@@ -55,7 +54,8 @@ class Projector:
             while not self._vigil.is_over:
                 self._check_incarnation()
                 if not leases.take(_RUN):
-                    self._store._wait(self._incarnation, _NOTHING, time.monotonic() + _LOOK, self._vigil)
+                    # For a position that is never reached, that is for the time.
+                    self._store._wait(self._incarnation, MAX_SEQUENCE, time.monotonic() + _LOOK, self._vigil)
                 elif not self._state.advance():
                     self._store._wait(self._incarnation, self.position + 1, float("inf"), self._vigil)
 

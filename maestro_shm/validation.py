@@ -104,6 +104,19 @@ def check_table(name: object) -> None:
         )
 
 
+def name_fault(name: object, longest: int, without: str) -> str | None:
+    """Why something cannot be a name that is part of a table's name or key, or None."""
+    size = _size_of(name)
+    if size and size <= longest and not {*str(name)} & {*without}:
+        return None
+    return f"a name must be a str of valid Unicode of 1 to {longest} bytes, without {' and '.join(map(repr, without))}"
+
+
+def shown_name(name: object) -> str:
+    """A name, or what was given for one, as an error tells it."""
+    return name if type(name) is str else shown(name)
+
+
 def check_key(table: str, key: object) -> str:
     """The key of an entry. Raises `InvalidEntryError` unless it is a `str` that fits into a record beside its table."""
     size = _size_of(key)

@@ -43,7 +43,7 @@ ALLOWED = {
     "projector": BASE | {"options", "vigil", "selection", "tables", "projection", "projection_state"},
     "consumer": BASE,
     "membership": {"leases"},
-    "progress": BASE | {"clock", "selection", "membership", "consumer", "tables"},
+    "progress": BASE | {"clock", "validation", "selection", "membership", "consumer", "tables"},
     "partition": BASE | {"progress"},
     "partition_reader": BASE | {"progress", "partition", "subscription"},
     "durable_subscription": BASE
