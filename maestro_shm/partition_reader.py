@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from maestro_shm.cut import Cut
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.partition import Partition, partition_of, position_of
 from maestro_shm.progress import Settings
@@ -59,8 +60,7 @@ class PartitionReader:
 
     def check_incarnation(self) -> None:
         """Raise `StoreUnavailableError` if the store was reset."""
-        if self._store._cut().incarnation != self._incarnation:
-            raise StoreUnavailableError(self._store.target, "it was reset, and its subscriptions with it")
+        self._cut()
 
     def go_back(self, position: int) -> None:
         """Read again from behind this position, where that was passed."""
@@ -71,12 +71,18 @@ class PartitionReader:
             self._deal_out(batch)
             return True
         self._note_read(self._end)
-        last = self._store._cut().last_position
-        if last <= self._end:
+        cut = self._cut()
+        if (last := cut.last_position) <= self._end:
             return False
-        self._batches = self._store._cut().feed(self._settings.wanted._replace(after=self._end))
+        self._batches = cut.feed(self._settings.wanted._replace(after=self._end))
         self._end = last
         return True
+
+    def _cut(self) -> Cut:
+        cut = self._store._cut()
+        if cut.incarnation != self._incarnation:
+            raise StoreUnavailableError(self._store.target, "it was reset, and its subscriptions with it")
+        return cut
 
     @property
     def _has_room(self) -> bool:

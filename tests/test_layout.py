@@ -45,7 +45,7 @@ ALLOWED = {
     "membership": {"leases"},
     "progress": BASE | {"clock", "validation", "selection", "membership", "consumer", "tables"},
     "partition": BASE | {"progress"},
-    "partition_reader": BASE | {"progress", "partition", "subscription"},
+    "partition_reader": BASE | {"cut", "progress", "partition", "subscription"},
     "durable_subscription": BASE
     | {"options", "vigil", "leases", "consumer", "membership", "progress", "partition", "partition_reader"}
     | {"subscription"},
