@@ -61,8 +61,8 @@ class Backend(CutReads):
         """The leases of one name, for one holder, who has to close them."""
 
     @abstractmethod
-    def _commit(self, proposal: Proposal) -> list[Event]:
-        """Store all of it, and return its events as stored. Raises `ConflictError` if a read is stale."""
+    def _commit(self, proposal: Proposal) -> Callable[[], list[Event]]:
+        """Store all of it, and return what makes its events as stored. Raises `ConflictError` if a read is stale."""
 
     @overload
     def transact(self) -> Callable[[Callable[Concatenate[Any, _Params], _Result]], Callable[_Params, _Result]]: ...
@@ -108,7 +108,7 @@ class Backend(CutReads):
                 added = transaction.workspace.add_events(events)
                 transactions.project(added, projections, Tables(transaction.workspace))
             try:
-                return self._commit(transaction.workspace.proposal) if added else []
+                return self._commit(transaction.workspace.proposal)() if added else []
             except SequenceConflictError:
                 raise
             except ConflictError:

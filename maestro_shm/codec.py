@@ -102,6 +102,29 @@ def unpack_event(aggregate_id: str, sequence: int, timestamp: int | None, positi
     return event
 
 
+def copied(event: Event) -> Event:
+    """The same event once more, for who may change what is in it."""
+    copy = _new(Event)
+    _set_aggregate_id(copy, event.aggregate_id)
+    _set_sequence(copy, event.sequence)
+    _set_type(copy, event.type)
+    _set_body(copy, _copied(event.body))
+    _set_timestamp(copy, event.timestamp)
+    _set_position(copy, event.position)
+    _set_metadata(copy, _copied(event.metadata))
+    return copy
+
+
+def _copied(value: Any) -> Any:
+    """Of values that came out of the codec, only containers can be changed."""
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(item) if type(item) in _CONTAINERS else item for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return kind([_copied(item) if type(item) in _CONTAINERS else item for item in value])
+    return kind(value) if kind is set else value
+
+
 def _check(value: Any, depth: int) -> None:
     """What the packer lets through: lookalikes, keys other than `str` and `int`, any depth within an extension."""
     if type(value) in _LOOKALIKES:

@@ -165,7 +165,7 @@ class MemoryStore(Backend):
         self._check_open()
         refuse_within(self, "a commit")
         packed = validation.pack_events(events, self._max_commit_bytes)
-        return self._commit(Proposal(packed)) if packed else []
+        return self._commit(Proposal(packed))() if packed else []
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
@@ -283,7 +283,7 @@ class MemoryStore(Backend):
             self._check_open()
             return _MemoryCut(self, self._content, self._content.commits, self._content.position)
 
-    def _commit(self, proposal: Proposal) -> list[Event]:
+    def _commit(self, proposal: Proposal) -> Callable[[], list[Event]]:
         proposal.check_size(self._max_commit_bytes)
         with self._lock:
             self._check_open()
@@ -297,7 +297,7 @@ class MemoryStore(Backend):
                 self._content.tables.setdefault(table, _Table()).change(self._content.commits, key, change)
                 self._content.bytes += validation.entry_size(table, key, change.payload)
             self._ring()
-        return [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
+        return lambda: [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         self._wait_until(

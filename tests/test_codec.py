@@ -84,18 +84,19 @@ def test_every_documented_type_comes_back_exactly(value: Any) -> None:
     assert exactly(and_back(value)) == exactly(value)
 
 
-@given(
-    st.builds(
-        ms.Event,
-        aggregate_id=st.text(min_size=1),
-        sequence=st.integers(0, ms.MAX_SEQUENCE),
-        type=st.text(min_size=1),
-        body=storables,
-        timestamp=st.integers(0, 2**62),
-        position=st.integers(1, 2**62),
-        metadata=st.none() | st.dictionaries(st.text(), storables, max_size=3),
-    )
+events = st.builds(
+    ms.Event,
+    aggregate_id=st.text(min_size=1),
+    sequence=st.integers(0, ms.MAX_SEQUENCE),
+    type=st.text(min_size=1),
+    body=storables,
+    timestamp=st.integers(0, 2**62),
+    position=st.integers(1, 2**62),
+    metadata=st.none() | st.dictionaries(st.text(), storables, max_size=3),
 )
+
+
+@given(events)
 def test_an_event_comes_back_exactly(given_event: ms.Event) -> None:
     packed = codec.pack_event(given_event)
     assert given_event.timestamp is not None
@@ -104,6 +105,22 @@ def test_an_event_comes_back_exactly(given_event: ms.Event) -> None:
         given_event.aggregate_id, given_event.sequence, given_event.timestamp, given_event.position, packed
     )
     assert exactly(again) == exactly(given_event)
+
+
+@given(events)
+def test_a_copied_event_is_the_same_and_shares_nothing_that_can_be_changed(given_event: ms.Event) -> None:
+    copy = codec.copied(given_event)
+    assert exactly(copy) == exactly(given_event)
+    assert not changeable_parts(copy) & changeable_parts(given_event)
+
+
+def changeable_parts(value: Any) -> set[int]:
+    """The identities of what can be changed in a value, or of the event itself."""
+    if isinstance(value, ms.Event):
+        return {id(value)} | changeable_parts(value.body) | changeable_parts(value.metadata)
+    own = {id(value)} if isinstance(value, dict | list | set) else set()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return own.union(*map(changeable_parts, inner))
 
 
 @pytest.mark.parametrize("bits", [7, 8, 15, 16, 31, 32, 63, 64, 65, 127, 128, 1024, 20_000])

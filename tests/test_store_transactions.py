@@ -124,6 +124,27 @@ def test_that_an_aggregate_has_no_events_yet_is_a_read_like_any_other(store: ms.
     assert runs == [0, 1]
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_stream_that_a_transaction_appends_to_with_a_gap_is_a_read_like_any_other(
+    store: ms.Store, *, is_new: bool
+) -> None:
+    last = 0 if is_new else 10
+    if not is_new:
+        store.commit_events([event("a", last)])
+    rivals = iter([True])
+    runs = []
+
+    def leave_gap(tx: ms.Transaction) -> None:
+        root = tx.root(Account, "a")
+        runs.append(root.store.last_sequence("a"))
+        if next(rivals, False):
+            in_threads(lambda: store.commit_events([event("a", last + 5)]))
+        root.store.commit_events([event("a", last + 20)])
+
+    store.transact(leave_gap)
+    assert runs == [None if is_new else last, last + 5]
+
+
 def test_what_was_not_read_is_no_conflict(store: ms.Store) -> None:
     rivals = iter([True])
     runs = []

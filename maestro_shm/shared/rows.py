@@ -115,10 +115,17 @@ def refusal(key: bytes, last: int, row: Row) -> StoreError | None:
 
 
 def rows_of(proposal: Proposal) -> tuple[list[Row], list[ChangeRow], list[ReadRow]]:
-    """What a proposal is sent as. What is changed need not be sent as read, too: its version has to rise."""
+    """What a proposal is sent as.
+
+    What is changed need not be sent as read, too: its version has to rise. The same holds for a stream whose first own
+    event comes right behind the last one read, since nobody can have put one in between.
+    """
     changes = [(table, key, change.version, change.payload or b"") for (table, key), change in proposal.changes.items()]
+    first = {aggregate_id: sequence for aggregate_id, sequence, _, _ in reversed(proposal.events)}
     reads: list[ReadRow] = [
-        (EVENT, name, "", NEVER if last is None else last) for name, last in proposal.streams.items()
+        (EVENT, name, "", last)
+        for name, read in proposal.streams.items()
+        if first.get(name) != (last := NEVER if read is None else read) + 1
     ]
     reads += [
         (ENTRY, table, key, version)

@@ -10,7 +10,8 @@ import hashlib
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -192,12 +193,12 @@ class SharedStore(Backend):
         self._check_open()
         return self._reader.cut()
 
-    def _commit(self, proposal: Proposal) -> list[Event]:
+    def _commit(self, proposal: Proposal) -> Callable[[], list[Event]]:
         self._check_open()
         proposal.check_size(self._max_commit_bytes)
         rows, changes, reads = rows_of(proposal)
         try:
-            return self._proxy.commit(rows, changes, reads, lambda sent, reply: _as_stored(sent[0], reply))
+            return self._proxy.commit(rows, changes, reads, lambda sent, reply: partial(_as_stored, sent[0], reply))
         except StoreUnavailableError:
             self._check_open()
             raise
