@@ -266,7 +266,11 @@ class Unprintable:
         raise RuntimeError
 
 
-@pytest.mark.parametrize("returned", [10**5000, [10**5000], Unprintable(), [Unprintable()], ["x" * 1_000_000]], ids=id)
+@pytest.mark.parametrize(
+    "returned",
+    [10**5000, [10**5000], Unprintable(), [Unprintable()], ["x" * 1_000_000]],
+    ids=["huge int", "list of one", "unprintable", "list of one such", "list of a long str"],
+)
 def test_what_cannot_be_shown_is_refused_like_anything_else(store: ms.Store, returned: Any) -> None:
     with pytest.raises(ms.InvalidHandlerError) as caught:
         Counter(store, "x").evaluate(ms.Command("return", returned))

