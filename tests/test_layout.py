@@ -23,6 +23,12 @@ WRITER = FILES | {
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
 LINE = {"shared.handshake", "shared.wire", "shared.transport"}
 PLACE = {"shared.directory", "shared.creator", "shared.handshake"}
+RECORDING = BASE | {
+    "eventsourcing.datastore",
+    "eventsourcing.recorder",
+    "eventsourcing.originator_id",
+    "eventsourcing.translation",
+}
 
 ALLOWED = {
     "errors": set(),
@@ -119,6 +125,26 @@ ALLOWED = {
     | {"backend", "cut", "proposal", "transaction"}
     | {"shared.proxy", "shared.election", "shared.reader", "shared.places", "shared.rows"},
     "connect": BASE | {"options"} | {"store", "memory", "shared.store", "shared.election", "shared.places"},
+    "eventsourcing.target": set(),
+    "eventsourcing.settings": BASE | {"options", "connect", "eventsourcing.target"},
+    "eventsourcing.translation": BASE,
+    "eventsourcing.originator_id": BASE,
+    "eventsourcing.turns": set(),
+    "eventsourcing.datastore": BASE
+    | {"backend", "connect", "transaction"}
+    | {"eventsourcing.settings", "eventsourcing.translation", "eventsourcing.turns"},
+    "eventsourcing.recorder": {"eventsourcing.datastore"},
+    "eventsourcing.aggregate_recorder": RECORDING | {"projection"},
+    "eventsourcing.snapshot_recorder": RECORDING | {"validation", "transaction", "eventsourcing.aggregate_recorder"},
+    "eventsourcing.subscription": RECORDING,
+    "eventsourcing.application_recorder": RECORDING
+    | {"eventsourcing.aggregate_recorder", "eventsourcing.subscription"},
+    "eventsourcing.tracking_recorder": RECORDING | {"tables", "transaction", "vigil"},
+    "eventsourcing.process_recorder": RECORDING
+    | {"tables", "eventsourcing.application_recorder", "eventsourcing.tracking_recorder"},
+    "eventsourcing.factory": BASE
+    | {"eventsourcing.settings", "eventsourcing.datastore"}
+    | {f"eventsourcing.{kind}_recorder" for kind in ("aggregate", "snapshot", "application", "tracking", "process")},
 }
 ONLY_THERE = {
     "mmap": {"shared.mapped", "shared.log"},  # the log for the name of the type
@@ -128,6 +154,11 @@ ONLY_THERE = {
     "msgpack": {"codec", "packers", "shared.wire", "shared.launch"},
     "pickle": set[str](),
     "multiprocessing": {"shared.transport", "shared.server", "shared.proxy", "shared.launch"},
+    "eventsourcing": {
+        f"eventsourcing.{module}"
+        for module in ("settings", "translation", "originator_id", "datastore", "subscription", "factory")
+    }
+    | {f"eventsourcing.{kind}_recorder" for kind in ("aggregate", "snapshot", "application", "tracking", "process")},
 }
 
 
