@@ -134,14 +134,15 @@ ALLOWED = {
     | {"backend", "connect", "transaction"}
     | {"eventsourcing.settings", "eventsourcing.translation", "eventsourcing.turns"},
     "eventsourcing.recorder": {"eventsourcing.datastore"},
-    "eventsourcing.aggregate_recorder": RECORDING | {"projection"},
+    "eventsourcing.aggregate_recorder": RECORDING,
     "eventsourcing.snapshot_recorder": RECORDING | {"validation", "transaction", "eventsourcing.aggregate_recorder"},
     "eventsourcing.subscription": RECORDING,
     "eventsourcing.application_recorder": RECORDING
     | {"eventsourcing.aggregate_recorder", "eventsourcing.subscription"},
-    "eventsourcing.tracking_recorder": RECORDING | {"tables", "transaction", "vigil"},
+    "eventsourcing.tracked_commit": VALUES | {"backend", "proposal", "retries", "transaction"},
+    "eventsourcing.tracking_recorder": RECORDING | {"transaction", "vigil", "eventsourcing.tracked_commit"},
     "eventsourcing.process_recorder": RECORDING
-    | {"tables", "eventsourcing.application_recorder", "eventsourcing.tracking_recorder"},
+    | {f"eventsourcing.{noun}" for noun in ("application_recorder", "tracked_commit", "tracking_recorder")},
     "eventsourcing.factory": BASE
     | {"eventsourcing.settings", "eventsourcing.datastore"}
     | {f"eventsourcing.{kind}_recorder" for kind in ("aggregate", "snapshot", "application", "tracking", "process")},
@@ -156,7 +157,15 @@ ONLY_THERE = {
     "multiprocessing": {"shared.transport", "shared.server", "shared.proxy", "shared.launch"},
     "eventsourcing": {
         f"eventsourcing.{module}"
-        for module in ("settings", "translation", "originator_id", "datastore", "subscription", "factory")
+        for module in (
+            "settings",
+            "translation",
+            "originator_id",
+            "datastore",
+            "tracked_commit",
+            "subscription",
+            "factory",
+        )
     }
     | {f"eventsourcing.{kind}_recorder" for kind in ("aggregate", "snapshot", "application", "tracking", "process")},
 }

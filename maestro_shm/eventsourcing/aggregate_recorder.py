@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 from uuid import UUID
 
 from eventsourcing.persistence import AggregateRecorder, IntegrityError, ProgrammingError, StoredEvent
@@ -12,8 +12,12 @@ from maestro_shm.errors import InvalidEventError, shown
 from maestro_shm.eventsourcing.originator_id import aggregate_id_of
 from maestro_shm.eventsourcing.recorder import MaestroRecorder
 from maestro_shm.eventsourcing.translation import translating
-from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Event
+
+_Commit = Callable[[list[Event]], Sequence[Event]]
+"""Stores events, and gives them back as stored."""
+_WIDER: Final = 8
+"""How much further back to look for the newest events where versions have gaps."""
 
 
 class MaestroAggregateRecorder(MaestroRecorder, AggregateRecorder):
@@ -25,7 +29,7 @@ class MaestroAggregateRecorder(MaestroRecorder, AggregateRecorder):
 
         Raises `IntegrityError` if the version of any is not above the last one of its aggregate.
         """
-        self._commit(stored_events)
+        self._commit(stored_events, self.datastore.store.commit_events)
         return None
 
     @translating
@@ -53,17 +57,15 @@ class MaestroAggregateRecorder(MaestroRecorder, AggregateRecorder):
             for event in (events if limit is None else events[:limit])
         ]
 
-    def _commit(self, stored_events: Sequence[StoredEvent], projections: Sequence[Projection] = ()) -> list[int]:
+    def _commit(self, stored_events: Sequence[StoredEvent], commit: _Commit) -> list[int]:
         """The positions of the events."""
-        store = self.datastore.store
         events = [_as_event(stored) for stored in stored_events]
         try:
             with self.datastore.turns.next():
-                committed = store.commit_all(events, projections) if projections else store.commit_events(events)
+                return [event.position or 0 for event in commit(events)]
         except InvalidEventError as error:
             _refuse_repeated(stored_events, error)
             raise
-        return [event.position or 0 for event in committed]
 
     def _newest(self, aggregate_id: str, first: int, last: int, count: int) -> list[Event]:
         """So many of the newest events between the bounds, in their order, and maybe some before them."""
@@ -72,11 +74,13 @@ class MaestroAggregateRecorder(MaestroRecorder, AggregateRecorder):
         if head is None or not count:
             return []
         last = min(last, head)
-        start = max(first, last - count + 1)
-        events = store.get_events(aggregate_id, start, max_sequence=last)
-        if len(events) < count and start > first:  # there are gaps
-            events = store.get_events(aggregate_id, first, max_sequence=last)
-        return events
+        span = count
+        while True:  # once, unless there are gaps
+            start = max(first, last - span + 1)
+            events = store.get_events(aggregate_id, start, max_sequence=last)
+            if len(events) >= count or start == first:
+                return events
+            span *= _WIDER
 
 
 def check_limit(limit: int | None) -> None:

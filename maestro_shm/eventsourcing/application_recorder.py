@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import islice
 from typing import Any
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, StoredEvent, Subscription
@@ -22,7 +22,7 @@ class MaestroApplicationRecorder(MaestroAggregateRecorder, ApplicationRecorder):
 
         Raises `IntegrityError` if the version of any is not above the last one of its aggregate.
         """
-        return self._commit(stored_events)
+        return self._commit(stored_events, self.datastore.store.commit_events)
 
     @translating
     def select_notifications(
@@ -40,11 +40,9 @@ class MaestroApplicationRecorder(MaestroAggregateRecorder, ApplicationRecorder):
         after = max(0, (start or 0) - 1 if inclusive_of_start else start or 0)
         if stop is None:
             events = store.read(after, limit=limit, types=topics or None)
-        elif topics:  # to look for the next of a rare one behind `stop` might take long
-            past = store.at(position=max(0, stop))
-            events = takewhile(lambda event: (event.position or 0) <= stop, past.read(after, limit=limit, types=topics))
-        else:
-            events = store.read(after, limit=min(limit, max(0, stop - after)))
+        else:  # ids have no gaps, so this ends at `stop`, however rare the topics are
+            behind = store.read(after, limit=max(0, stop - after) if topics else min(limit, max(0, stop - after)))
+            events = islice((event for event in behind if not topics or event.type in topics), limit)
         return [as_notification(event) for event in events]
 
     @translating

@@ -8,11 +8,9 @@ from typing import Any
 from eventsourcing.persistence import ProcessRecorder, StoredEvent, Tracking
 
 from maestro_shm.eventsourcing.application_recorder import MaestroApplicationRecorder
-from maestro_shm.eventsourcing.originator_id import aggregate_id_of
-from maestro_shm.eventsourcing.tracking_recorder import TRACKING, MaestroTrackingRecorder, advance
+from maestro_shm.eventsourcing.tracked_commit import commit_tracked
+from maestro_shm.eventsourcing.tracking_recorder import MaestroTrackingRecorder
 from maestro_shm.eventsourcing.translation import translating
-from maestro_shm.records import Event
-from maestro_shm.tables import Tables
 
 
 class MaestroProcessRecorder(MaestroTrackingRecorder, MaestroApplicationRecorder, ProcessRecorder):
@@ -27,20 +25,5 @@ class MaestroProcessRecorder(MaestroTrackingRecorder, MaestroApplicationRecorder
         Raises `IntegrityError` as `insert_tracking` does, too.
         """
         if tracking is None:
-            return self._commit(stored_events)
-        if not stored_events:
-            self.insert_tracking(tracking)
-            return []
-        return self._commit(stored_events, [_Advance(stored_events[0], tracking)])
-
-
-class _Advance:
-    """A projection that changes the tracking record, once in each attempt of the commit."""
-
-    def __init__(self, first: StoredEvent, tracking: Tracking) -> None:
-        self._first = aggregate_id_of(first.originator_id), first.originator_version
-        self._tracking = tracking
-
-    def project(self, event: Event, tables: Tables) -> None:
-        if (event.aggregate_id, event.sequence) == self._first:
-            advance(tables[TRACKING], self._tracking)
+            return self._commit(stored_events, self.datastore.store.commit_events)
+        return self._commit(stored_events, lambda events: commit_tracked(self.datastore.store, events, tracking))

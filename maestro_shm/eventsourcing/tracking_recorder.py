@@ -6,16 +6,14 @@ import threading
 import time
 from typing import Final
 
-from eventsourcing.persistence import IntegrityError, Tracking, TrackingRecorder, WaitInterruptedError
+from eventsourcing.persistence import Tracking, TrackingRecorder, WaitInterruptedError
 
 from maestro_shm.eventsourcing.recorder import MaestroRecorder
+from maestro_shm.eventsourcing.tracked_commit import TRACKING, check_later, commit_tracked
 from maestro_shm.eventsourcing.translation import translating
-from maestro_shm.tables import WritableTable
 from maestro_shm.transaction import Transaction
 from maestro_shm.vigil import Vigil
 
-TRACKING: Final = "eventsourcing/tracking"
-"""The name of the table."""
 _LOOK: Final = 0.1
 """Seconds between two looks at an interrupt, which nobody can be woken by."""
 
@@ -29,11 +27,15 @@ class MaestroTrackingRecorder(MaestroRecorder, TrackingRecorder):
     @translating
     def insert_tracking(self, tracking: Tracking) -> None:
         """Raises `IntegrityError` if the notification, or a later one of this application, has been tracked."""
-        self.datastore.transact(self.track, tracking)
+        store = self.datastore.store
+        with self.datastore.turns.next():
+            commit_tracked(store, (), tracking)
 
     def track(self, transaction: Transaction, tracking: Tracking) -> None:
         """Record it with the commit of a transaction of `datastore`. Raises as `insert_tracking` does."""
-        advance(transaction.table(TRACKING), tracking)
+        table = transaction.table(TRACKING)
+        check_later(table.get(tracking.application_name), tracking)
+        table[tracking.application_name] = tracking.notification_id
 
     @translating
     def max_tracking_id(self, application_name: str) -> int | None:
@@ -66,14 +68,3 @@ class MaestroTrackingRecorder(MaestroRecorder, TrackingRecorder):
             look = deadline if interrupt is None else min(deadline, now + _LOOK)
             store._wait_for_commit(cut.incarnation, cut.mark, look, Vigil())
             cut = store._cut()
-
-
-def advance(table: WritableTable, tracking: Tracking) -> None:
-    """Raises `IntegrityError` unless the notification's id is above the last one of its application."""
-    last: int | None = table.get(tracking.application_name)
-    if last is not None and tracking.notification_id <= last:
-        raise IntegrityError(
-            f"notification {tracking.notification_id} of {tracking.application_name!r} comes too late: "
-            f"{last} has been tracked"
-        )
-    table[tracking.application_name] = tracking.notification_id

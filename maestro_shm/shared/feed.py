@@ -47,8 +47,10 @@ class Feed:
         position, left = wanted.after + 1, wanted.limit
         heads = None if wanted.types is None else tuple(map(codec.event_head, wanted.types))
         prefix = wanted.aggregate_prefix.encode(errors="surrogatepass")
+        is_filtered = heads is not None or bool(prefix)
         while position <= last and left != 0:
-            offsets = self._offsets(position, min(_BATCH, last - position + 1))
+            most = _BATCH if left is None or is_filtered else min(_BATCH, left)
+            offsets = self._offsets(position, min(most, last - position + 1))
             del offsets[max(1, bisect_left(offsets, offsets[0] + _BATCH_BYTES)) :]
             placed = self._log.read_placed(offsets)
             self._check(position, placed, offsets)

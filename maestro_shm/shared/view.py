@@ -26,6 +26,8 @@ _CACHED_HEADS: Final = 1 << 16
 _CACHED_ENTRIES: Final = 1 << 16
 _CACHED_BYTES: Final = 1 << 10
 """How many entries of tables are remembered, and up to which size."""
+_CACHED_TABLES: Final = 1 << 16
+"""How many tables' keys are remembered."""
 
 _Head = tuple[int, int, int]
 """The word of the index that points to a stream's newest record, that record's offset, and its sequence."""
@@ -153,6 +155,8 @@ class View:
             before, known = 0, NO_KEYS
         found = known_after(known, self.log.read_back(offset, known.version + 1, MAX_SEQUENCE))
         if before or table not in self.keys:
+            if len(self.keys) >= _CACHED_TABLES:
+                self.keys.clear()
             self.keys[table] = offset, found
         return found
 
