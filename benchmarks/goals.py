@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks import figures, pushes, transactions
+from benchmarks import eventsourcing_modules, figures, pushes, transactions
+from benchmarks.eventsourcing_modules import MaestroModule, SqliteModule
 from benchmarks.figures import Figure
 from benchmarks.results import Results
 from benchmarks.rivals.lmdb_file import LmdbFile
@@ -32,7 +33,7 @@ class Goal:
 
 
 def all_goals(results: Results) -> list[Goal]:
-    return [*_reads(results), *_commits(results), *_sizes(results), *_views(results)]
+    return [*_reads(results), *_commits(results), *_sizes(results), *_views(results), *_modules(results)]
 
 
 def _reads(results: Results) -> list[Goal]:
@@ -110,6 +111,29 @@ def _views(results: Results) -> list[Goal]:
             Goal(f"{title}, two readers: as many as one", feed.two_readers / feed.one_reader, 1.8, at_least=True),
         ]
     return goals
+
+
+def _modules(results: Results) -> list[Goal]:
+    ours, theirs = MaestroModule.name, SqliteModule.name
+    return [
+        *(
+            Goal(
+                f"{figure}: as long as its SQLite takes",
+                results.median(figure, ours) / results.median(figure, theirs),
+                1,
+            )
+            for figure in eventsourcing_modules.ALL
+        ),
+        *(
+            Goal(
+                f"eventsourcing: commits/s of {writers}, as many as with its SQLite",
+                results.rate(ours, writers) / results.rate(theirs, writers),
+                1,
+                at_least=True,
+            )
+            for writers in eventsourcing_modules.WRITERS
+        ),
+    ]
 
 
 def _ratio(results: Results, figure: Figure, rival: type[Contender]) -> float:

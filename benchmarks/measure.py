@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
 import maestro_shm as ms
-from benchmarks import figures, pushes, rivals, transactions
+from benchmarks import eventsourcing_modules, figures, pushes, rivals, transactions
 from benchmarks.contestant import Contestant
+from benchmarks.eventsourcing_modules import MaestroModule, SqliteModule
 from benchmarks.feeds import measure_feed
 from benchmarks.filled_store import fill_large, fill_small
 from benchmarks.first_read import time_first_reads
@@ -29,6 +30,7 @@ from benchmarks.workers import compare_crowds
 _MEMORY: Final = Path("/dev/shm")
 
 _Say = Callable[[str], None]
+_Contender = TypeVar("_Contender", bound=Contender)
 
 
 def measure(settings: Settings, say: _Say) -> Results:
@@ -39,6 +41,7 @@ def measure(settings: Settings, say: _Say) -> Results:
         _play_figures(results, say)
         _try_views(results, say)
         _compare_crowds(results, say)
+        _compare_modules(results, say)
         _try_large_store(results, fresh, say)
     results.seconds = perf_counter() - started
     return results
@@ -75,6 +78,13 @@ def _compare_crowds(results: Results, say: _Say) -> None:
         results.throughputs += compare_crowds([ours, theirs], crowds, settings)
 
 
+def _compare_modules(results: Results, say: _Say) -> None:
+    say("modules of the eventsourcing library …")
+    with _opened(MaestroModule) as ours, _opened(SqliteModule) as theirs:
+        results.throughputs += compare_crowds([ours, theirs], eventsourcing_modules.WRITERS, results.settings)
+        results.timings += eventsourcing_modules.time_modules([ours, theirs], results.settings)
+
+
 def _try_large_store(results: Results, fresh: FreshProcesses, say: _Say) -> None:
     say("a large store …")
     with ms.connect() as small, ms.connect() as large:
@@ -87,7 +97,7 @@ def _try_large_store(results: Results, fresh: FreshProcesses, say: _Say) -> None
 
 
 @contextmanager
-def _opened(rival: type[Contender], *, on_disk: bool = False) -> Iterator[Contender]:
+def _opened(rival: type[_Contender], *, on_disk: bool = False) -> Iterator[_Contender]:
     """In a directory of its own: in memory where the machine has such a place, or beside this file, on a disk."""
     place = Path(__file__).parent if on_disk else _MEMORY if _MEMORY.is_dir() else None
     with (
