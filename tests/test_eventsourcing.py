@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -62,9 +63,8 @@ def env(target: str) -> dict[str, str]:
 
 @pytest.fixture
 def factory(env: dict[str, str]) -> Iterator[Factory]:
-    factory = Factory(env)
-    yield factory
-    factory.close()
+    with Factory(env) as factory:
+        yield factory
 
 
 def stored(originator_id: UUID | str, version: Any = 1, topic: str = "topic", state: Any = b"state") -> StoredEvent:
@@ -328,9 +328,9 @@ def test_a_system_of_applications_runs_over_one_target(env: dict[str, str]) -> N
         assert runner.get(Bookkeeping).recorder.max_tracking_id("Orders") == 6
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_many_processes_lose_nothing_and_leave_no_gap(env: dict[str, str], method: str) -> None:
-    workers, times = 8, 12
+@pytest.mark.parametrize(("method", "workers"), [("fork", 8), ("spawn", 3)])
+def test_many_processes_lose_nothing_and_leave_no_gap(env: dict[str, str], method: str, workers: int) -> None:
+    times = 12
     with Orders(env) as app:
         app.open("shared")
         with multiprocessing.get_context(method).Pool(workers) as pool:
@@ -525,16 +525,24 @@ def test_events_and_their_tracking_record_are_committed_together_whoever_is_kill
 # Threads, and errors
 
 
+def open_sockets() -> int:
+    count = 0
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(path).startswith("socket:")  # noqa: PTH115 (a socket's is no path)
+    return count
+
+
 def test_hundreds_of_threads_do_not_mean_hundreds_of_sockets(factory: Factory) -> None:
     recorder = factory.process_recorder()
     recorder.insert_events([stored("first")])
-    before = open_descriptors()
+    before = open_sockets()
     over = threading.Event()
 
     def look() -> int:
         most = 0
         while not over.wait(0.001):
-            most = max(most, open_descriptors())
+            most = max(most, open_sockets())
         return most
 
     def work(number: int) -> None:
@@ -549,7 +557,7 @@ def test_hundreds_of_threads_do_not_mean_hundreds_of_sockets(factory: Factory) -
         finally:
             over.set()
     assert recorder.max_notification_id() == 1 + 300 * 10
-    assert watcher.result() <= before + MOST_CALLS + 2  # and what looking takes
+    assert watcher.result() <= before + MOST_CALLS
 
 
 def test_a_signal_handler_may_record_while_its_thread_does(factory: Factory) -> None:
@@ -558,13 +566,15 @@ def test_a_signal_handler_may_record_while_its_thread_does(factory: Factory) -> 
 
     def record(*_: object) -> None:
         recorder.insert_events([stored(f"handler-{next(numbers)}")])
+        signal.setitimer(signal.ITIMER_REAL, 0.001)  # not before: on a busy machine the next would come within this one
 
     before = signal.signal(signal.SIGALRM, record)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
     try:
         for version in range(500):
             recorder.insert_events([stored("main", version)])
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert recorder.max_notification_id() == 500 + next(numbers)
@@ -576,8 +586,9 @@ def test_errors_are_those_of_the_library(factory: Factory) -> None:
         recorder.insert_events([stored("a", state=bytearray(b"x"))])
     with pytest.raises(DataError, match="an originator id must be a UUID or a str, not 7"):
         recorder.insert_events([stored(7)])  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="its sequence must be an int"):
-        recorder.insert_events([stored("a", -1)])
+    for version in (-1, 1.5, None, "1"):
+        with pytest.raises(DataError, match="its sequence must be an int"):
+            recorder.insert_events([stored("a", 1), stored("a", version)])
     with pytest.raises(DataError, match="over the cap"):
         recorder.insert_events([stored("a", state=bytes(2 << 20))])
     with pytest.raises(DataError, match="a key must be a str"):

@@ -97,7 +97,9 @@ def _refuse_repeated(stored_events: Sequence[StoredEvent], cause: InvalidEventEr
     """Raise `IntegrityError` if versions do not rise: by the library's rules that is a conflict and no bad data."""
     last: dict[UUID | str, int] = {}
     for stored in stored_events:
-        before = last.get(stored.originator_id)
-        if before is not None and stored.originator_version <= before:
+        version = stored.originator_version
+        if type(version) is not int or version < 0:
+            return
+        if version <= last.get(stored.originator_id, -1):
             raise IntegrityError(str(cause)) from cause
-        last[stored.originator_id] = stored.originator_version
+        last[stored.originator_id] = version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from eventsourcing.persistence import InfrastructureFactory
@@ -66,6 +67,12 @@ class Factory(InfrastructureFactory[MaestroTrackingRecorder]):
     def close(self) -> None:
         """Let go of the store; its recorders end with it."""
         self.datastore.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self.close()
 
     def _connected(self) -> Datastore:
         _ = self.datastore.store
