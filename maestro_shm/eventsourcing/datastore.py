@@ -31,7 +31,7 @@ class Datastore:
         self.turns: Final = Turns()
         """To be taken for each call that the store's server has to answer."""
         self._store: Backend | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close it while it connects
         self._is_closed = False
         self._close: Callable[[], object] | None = None
 
