@@ -40,8 +40,9 @@ class Module(Contender):
     """A module by its factory. Each process makes one of its own: a database may not be carried through a fork."""
 
     def open(self) -> None:
+        self._use()  # makes the database
+        self._factory.close()
         self._process = 0
-        self._use()
 
     def close(self) -> None:
         self._factory.close()
