@@ -136,7 +136,7 @@ ALLOWED = {
     "eventsourcing.recorder": {"eventsourcing.datastore"},
     "eventsourcing.aggregate_recorder": RECORDING,
     "eventsourcing.snapshot_recorder": RECORDING | {"validation", "transaction", "eventsourcing.aggregate_recorder"},
-    "eventsourcing.subscription": RECORDING,
+    "eventsourcing.subscription": RECORDING | {"store"},
     "eventsourcing.application_recorder": RECORDING
     | {"eventsourcing.aggregate_recorder", "eventsourcing.subscription"},
     "eventsourcing.tracked_commit": VALUES | {"backend", "proposal", "retries", "transaction"},

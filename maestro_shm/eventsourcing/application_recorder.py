@@ -41,8 +41,9 @@ class MaestroApplicationRecorder(MaestroAggregateRecorder, ApplicationRecorder):
         if stop is None:
             events = store.read(after, limit=limit, types=topics or None)
         else:  # ids have no gaps, so this ends at `stop`, however rare the topics are
-            behind = store.read(after, limit=max(0, stop - after) if topics else min(limit, max(0, stop - after)))
-            events = islice((event for event in behind if not topics or event.type in topics), limit)
+            most = max(0, stop - after)
+            within = store.read(after, limit=most if topics else min(limit, most))
+            events = islice((event for event in within if not topics or event.type in topics), limit)
         return [as_notification(event) for event in events]
 
     @translating
@@ -53,4 +54,4 @@ class MaestroApplicationRecorder(MaestroAggregateRecorder, ApplicationRecorder):
     @translating
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[ApplicationRecorder]:
         """The notifications behind `gt`, as they come: woken by the commit, in whichever process it is made."""
-        return MaestroSubscription(self, gt, topics)
+        return MaestroSubscription(self, self.datastore.store, gt, topics)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
 
 from maestro_shm.eventsourcing.originator_id import originator_id_of
 from maestro_shm.eventsourcing.translation import translating
 from maestro_shm.records import Event
+from maestro_shm.store import Store
 
 
 class MaestroSubscription(Subscription[ApplicationRecorder]):
@@ -19,9 +19,11 @@ class MaestroSubscription(Subscription[ApplicationRecorder]):
     be reached, and `ProgrammingError` if it is closed meanwhile.
     """
 
-    def __init__(self, recorder: Any, gt: int | None = None, topics: Sequence[str] = ()) -> None:
+    def __init__(
+        self, recorder: ApplicationRecorder, store: Store, gt: int | None = None, topics: Sequence[str] = ()
+    ) -> None:
         super().__init__(recorder=recorder, gt=gt, topics=topics)
-        self._events = recorder.datastore.store.subscribe(max(0, gt or 0), types=topics or None)
+        self._events = store.subscribe(max(0, gt or 0), types=topics or None)
 
     def stop(self) -> None:
         """End the iteration, now or when it begins."""
