@@ -6,15 +6,19 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from maestro_shm import options
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.memory import MemoryStore
+from maestro_shm.postgres.location import is_location, shown_location
 from maestro_shm.shared import election
 from maestro_shm.shared.places import SHM_SCHEME
 from maestro_shm.shared.store import SharedStore, path_of
 from maestro_shm.store import Store
+
+if TYPE_CHECKING:
+    from maestro_shm.postgres.store import PostgresStore
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -28,9 +32,11 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
     | `"shm:NAME"` | named, in shared memory, for every program of this user; until destroyed, or the machine restarts |
     | a path | a directory on disk, for every program of this user |
     | `"memory:"` | plain dicts in this process |
+    | `"postgresql://…"` | in a PostgreSQL database, for every machine that reaches it; `migrate` makes its tables |
 
     Options: `max_commit_bytes` (the size cap of a commit, 1 MiB unless given, fixed at the store's creation). All but
-    `memory:` have `timeout` (seconds that a call may take, 30). `shm:` and paths have `allow_reset` (False), and
+    `memory:` have `timeout` (seconds that a call may take, 30). All that outlive their creator have `allow_reset`
+    (False). `shm:` and paths have
     `idle_timeout` (seconds that a server without clients stays, 30, fixed at the store's creation). Paths have
     `durability` (`"process"`: what is acknowledged survives the death of any process; `"power"`: a loss of power, too;
     fixed at the store's creation). An option that the target does not have is a `TypeError`, a value that it may not
@@ -44,7 +50,20 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
     name = name_of(target)
     if name == MemoryStore.target:
         return MemoryStore(**options)
+    if is_location(name):
+        return _postgres_store(name).open(name, **options)
     return SharedStore.shared(name, **options)
+
+
+def _postgres_store(url: str) -> type[PostgresStore]:
+    try:
+        from maestro_shm.postgres.store import PostgresStore  # noqa: PLC0415 (its driver is an extra)
+    except ImportError as error:
+        if error.name not in ("psycopg", "psycopg_pool"):
+            raise
+        reason = "it needs psycopg and its pool: pip install 'maestro-shm[postgres]'"
+        raise StoreUnavailableError(shown_location(url), reason) from None
+    return PostgresStore
 
 
 def destroy(target: str | os.PathLike[str], *, timeout: float = options.DEFAULT_TIMEOUT) -> None:
@@ -56,6 +75,8 @@ def destroy(target: str | os.PathLike[str], *, timeout: float = options.DEFAULT_
     name = name_of(target)
     if name == MemoryStore.target:
         raise StoreUnavailableError(name, "a memory: store ends when it is closed, and has no directory to destroy")
+    if is_location(name):
+        raise StoreUnavailableError(shown_location(name), "drop the database, or its schema, where it is")
     election.end(path_of(name), "destroy", deadline)
 
 
@@ -64,7 +85,11 @@ def name_of(target: str | os.PathLike[str] | bytes) -> str:
     name = os.fsdecode(target)
     if not isinstance(target, str) and name:
         name = str(Path(name).absolute())  # whatever it is called, it was given as a path
+    if is_location(name) and isinstance(target, str) and "\0" not in name:
+        return name
     scheme = _SCHEME.match(name)
     if not name or "\0" in name or (scheme and name != MemoryStore.target and scheme[0] != SHM_SCHEME):
-        raise StoreUnavailableError(name, "unknown target; use none, 'shm:NAME', a path, or 'memory:'")
+        raise StoreUnavailableError(
+            name, "unknown target; use none, 'shm:NAME', a path, 'postgresql://…', or 'memory:'"
+        )
     return name

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from maestro_shm import validation
+from maestro_shm.cut import NEVER
 from maestro_shm.errors import InvalidEventError
 from maestro_shm.validation import PackedEvent
 
@@ -32,6 +33,22 @@ class Proposal:
     """The versions of entries that were read."""
     tables: dict[str, int] = field(default_factory=dict)
     """The versions of the tables whose keys were gone through."""
+
+    def unguarded_streams(self) -> dict[str, int]:
+        """The last sequence numbers that were read, -1 for none, where the commit's own events do not guard them.
+
+        Of a stream whose first own event comes right behind the last one read nobody can have put one in between.
+        """
+        first = {aggregate_id: sequence for aggregate_id, sequence, _, _ in reversed(self.events)}
+        return {
+            name: last
+            for name, read in self.streams.items()
+            if first.get(name) != (last := NEVER if read is None else read) + 1
+        }
+
+    def unguarded_entries(self) -> dict[EntryKey, int]:
+        """The versions of entries that were read and are not changed: those of the others have to rise."""
+        return {entry: version for entry, version in self.entries.items() if entry not in self.changes}
 
     @property
     def is_empty(self) -> bool:

@@ -18,7 +18,10 @@ from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
+from postgres_server import schema_url
+
 import maestro_shm as ms
+from maestro_shm.postgres.migration import migrate
 
 T = TypeVar("T")
 
@@ -52,12 +55,21 @@ def _path(**options: Any) -> Iterator[ms.Store]:
         ms.destroy(target)
 
 
+@contextmanager
+def _postgres(**options: Any) -> Iterator[ms.Store]:
+    with schema_url() as url:
+        migrate(url)
+        with ms.connect(url, allow_reset=True, **options) as store:
+            yield store
+
+
 STORES: Final[dict[str, Callable[..., AbstractContextManager[ms.Store]]]] = {
     "memory": _memory,
     "private": _private,
     "named": _named,
     "path": _path,
     "path, power": partial(_path, durability="power"),
+    "postgres": _postgres,
 }
 """Every kind of store that keeps the contract, by name: what makes a new one, takes options, and cleans up."""
 

@@ -59,7 +59,7 @@ ALLOWED = {
     "tables": VALUES,
     "projection": BASE | {"tables"},
     "store": BASE | {"tables", "projection", "retries", "subscription", "consumer", "projector"},
-    "proposal": VALUES,
+    "proposal": VALUES | {"cut"},
     "workspace": VALUES | {"cut", "proposal"},
     "transaction": VALUES | {"store", "tables", "projection", "workspace"},
     "cut_reads": VALUES | {"selection", "cut", "tables", "store", "arrival"},
@@ -116,15 +116,29 @@ ALLOWED = {
     | {"shared.peer", "shared.waiting", "shared.watch", "shared.complaints"},
     "shared.process": BASE | WRITER | LINE | PLACE | {"options", "shared.server", "shared.launch", "shared.complaints"},
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
-    "shared.open_calls": set(),
-    "shared.proxy": BASE | LINE | PLACE | {"options", "vigil", "shared.election", "shared.rows", "shared.open_calls"},
+    "open_calls": BASE,
+    "shared.proxy": BASE | LINE | PLACE | {"options", "vigil", "open_calls", "shared.election", "shared.rows"},
     "shared.store": VALUES
     | {"options", "vigil", "leases", "shared.file_leases"}
     | LINE
     | PLACE
     | {"backend", "cut", "proposal", "transaction"}
     | {"shared.proxy", "shared.election", "shared.reader", "shared.places", "shared.rows"},
-    "connect": BASE | {"options"} | {"store", "memory", "shared.store", "shared.election", "shared.places"},
+    "postgres.columns": set(),
+    "postgres.location": set(),
+    "postgres.faults": set(),
+    "postgres.migration": BASE | {"postgres.faults", "postgres.location"},
+    "postgres.connections": BASE | {"postgres.faults", "postgres.location", "postgres.migration"},
+    "postgres.commits": VALUES | {"cut", "proposal", "postgres.columns"},
+    "postgres.sql_cut": VALUES | {"cut", "selection", "postgres.columns", "postgres.connections"},
+    "postgres.advisory_leases": BASE | {"leases", "postgres.faults", "postgres.connections"},
+    "postgres.listener": BASE | {"vigil", "postgres.faults", "postgres.connections"},
+    "postgres.store": VALUES
+    | {"options", "vigil", "leases", "open_calls", "backend", "cut", "proposal", "transaction"}
+    | {"postgres.commits", "postgres.connections", "postgres.sql_cut", "postgres.listener", "postgres.advisory_leases"},
+    "connect": BASE
+    | {"options", "store", "memory", "shared.store", "shared.election", "shared.places"}
+    | {"postgres.location", "postgres.store"},
     "eventsourcing.target": set(),
     "eventsourcing.settings": BASE | {"options", "connect", "eventsourcing.target"},
     "eventsourcing.translation": BASE,
@@ -151,6 +165,14 @@ ONLY_THERE = {
     "mmap": {"shared.mapped", "shared.log"},  # the log for the name of the type
     "subprocess": {"shared.launch"},
     "fcntl": {"shared.directory", "shared.file_leases"},
+    "psycopg": {
+        "postgres.migration",
+        "postgres.connections",
+        "postgres.faults",
+        "postgres.advisory_leases",
+        "postgres.listener",
+    },
+    "psycopg_pool": {"postgres.connections"},
     "filelock": {"shared.election", "shared.launch"},
     "msgpack": {"codec", "packers", "shared.wire", "shared.launch"},
     "pickle": set[str](),

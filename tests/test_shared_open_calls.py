@@ -23,8 +23,8 @@ from processes import Fork, named_target
 from relay import Cut, Fault, Relay
 
 import maestro_shm as ms
-from maestro_shm.shared import open_calls
-from maestro_shm.shared.open_calls import OpenCalls
+from maestro_shm import open_calls
+from maestro_shm.open_calls import OpenCalls
 from maestro_shm.shared.store import SharedStore
 
 T = TypeVar("T")

@@ -23,17 +23,10 @@ from multiprocessing import managers
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from maestro_shm.errors import (
-    ConflictError,
-    InvalidEntryError,
-    InvalidEventError,
-    StoreFullError,
-    StoreUnavailableError,
-    shown,
-)
+from maestro_shm.errors import StoreUnavailableError, shown
+from maestro_shm.open_calls import OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
 from maestro_shm.shared import election, wire
-from maestro_shm.shared.open_calls import OpenCalls
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
 from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
 from maestro_shm.vigil import Vigil
@@ -181,31 +174,16 @@ class StoreProxy(managers.BaseProxy):
     def _commit(
         self, method: str, content: list[_Part], arguments: list[Any], made: Callable[[list[_Part], Any], _Made]
     ) -> _Made:
-        """What `made` makes of the content and the result of a call that is carried out once, however often it is made.
-
-        Nothing is called between the last line of the try and the caller's own, here and in the handle: the
-        interpreter runs the handlers of signals at calls only, so each interruption comes by here or is the caller's.
-        """
+        """What `made` makes of content and result of a call that is carried out once, however often it is made."""
         self._begin_if_forked()
-        open_calls = self._open_calls  # a fork of this process in mid-call has others
         client_id, numbers = self._identity
         number = next(numbers)
-        commit_id, is_open = client_id + number.to_bytes(8), False
-        try:
-            if open_calls and (call := (method, *content)) in open_calls:
-                commit_id, is_open = open_calls[call], True
-                del open_calls[call]
-            return made(content, self._call(number, method, [commit_id, *arguments, is_open]))
-        except (ConflictError, InvalidEventError, InvalidEntryError):
-            raise
-        except StoreFullError:
-            if is_open:
-                open_calls[method, *content] = commit_id
-            raise
-        except BaseException:
-            open_calls[method, *content] = commit_id
-            open_calls.forget_oldest()
-            raise
+        return carry_out(
+            self._open_calls,  # a fork of this process in mid-call has others
+            (method, *content),
+            client_id + number.to_bytes(8),
+            lambda commit_id, is_open: made(content, self._call(number, method, [commit_id, *arguments, is_open])),
+        )
 
     def _call(self, number: int, method: str, arguments: list[Any]) -> Any:
         """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`.

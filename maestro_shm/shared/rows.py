@@ -6,7 +6,6 @@ The journal trusts no client, so each row is checked here again, though clients 
 from __future__ import annotations
 
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.cut import NEVER
 from maestro_shm.errors import (
     ConflictError,
     InvalidEntryError,
@@ -115,22 +114,9 @@ def refusal(key: bytes, last: int, row: Row) -> StoreError | None:
 
 
 def rows_of(proposal: Proposal) -> tuple[list[Row], list[ChangeRow], list[ReadRow]]:
-    """What a proposal is sent as.
-
-    What is changed need not be sent as read, too: its version has to rise. The same holds for a stream whose first own
-    event comes right behind the last one read, since nobody can have put one in between.
-    """
+    """What a proposal is sent as."""
     changes = [(table, key, change.version, change.payload or b"") for (table, key), change in proposal.changes.items()]
-    first = {aggregate_id: sequence for aggregate_id, sequence, _, _ in reversed(proposal.events)}
-    reads: list[ReadRow] = [
-        (EVENT, name, "", last)
-        for name, read in proposal.streams.items()
-        if first.get(name) != (last := NEVER if read is None else read) + 1
-    ]
-    reads += [
-        (ENTRY, table, key, version)
-        for (table, key), version in proposal.entries.items()
-        if (table, key) not in proposal.changes
-    ]
+    reads: list[ReadRow] = [(EVENT, name, "", last) for name, last in proposal.unguarded_streams().items()]
+    reads += [(ENTRY, table, key, version) for (table, key), version in proposal.unguarded_entries().items()]
     reads += [(TABLE, table, "", version) for table, version in proposal.tables.items()]
     return proposal.events, changes, reads

