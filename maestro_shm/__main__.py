@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from maestro_shm import demo, repair
+from maestro_shm import demo, migrate, repair
 from maestro_shm.errors import MaestroError
 
 
@@ -20,10 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     demo.add_command(commands)
     repair.add_command(commands)
+    migrate.add_command(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
-    except MaestroError as error:
+    except (MaestroError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 (the command line prints)
         return 1
     return code

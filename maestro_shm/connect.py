@@ -6,19 +6,17 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from maestro_shm import options
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.memory import MemoryStore
+from maestro_shm.postgres.driver import check_driver
 from maestro_shm.postgres.location import is_location, shown_location
 from maestro_shm.shared import election
 from maestro_shm.shared.places import SHM_SCHEME
 from maestro_shm.shared.store import SharedStore, path_of
 from maestro_shm.store import Store
-
-if TYPE_CHECKING:
-    from maestro_shm.postgres.store import PostgresStore
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -36,11 +34,10 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
 
     Options: `max_commit_bytes` (the size cap of a commit, 1 MiB unless given, fixed at the store's creation). All but
     `memory:` have `timeout` (seconds that a call may take, 30). All that outlive their creator have `allow_reset`
-    (False). `shm:` and paths have
-    `idle_timeout` (seconds that a server without clients stays, 30, fixed at the store's creation). Paths have
-    `durability` (`"process"`: what is acknowledged survives the death of any process; `"power"`: a loss of power, too;
-    fixed at the store's creation). An option that the target does not have is a `TypeError`, a value that it may not
-    have a `ValueError`.
+    (False). `shm:` and paths have `idle_timeout` (seconds that a server without clients stays, 30, fixed at the store's
+    creation). Paths have `durability` (`"process"`: what is acknowledged survives the death of any process; `"power"`:
+    a loss of power, too; fixed at the store's creation). In a database the cap of a commit is the handle's own. An
+    option that the target does not have is a `TypeError`, a value that it may not have a `ValueError`.
 
     Raises `StoreUnavailableError` for an unknown target and for a store that cannot be reached or started, and
     `StoreFullError` if there is no room for a new one.
@@ -51,19 +48,15 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
     if name == MemoryStore.target:
         return MemoryStore(**options)
     if is_location(name):
-        return _postgres_store(name).open(name, **options)
+        return _postgres(name, options)
     return SharedStore.shared(name, **options)
 
 
-def _postgres_store(url: str) -> type[PostgresStore]:
-    try:
-        from maestro_shm.postgres.store import PostgresStore  # noqa: PLC0415 (its driver is an extra)
-    except ImportError as error:
-        if error.name not in ("psycopg", "psycopg_pool"):
-            raise
-        reason = "it needs psycopg and its pool: pip install 'maestro-shm[postgres]'"
-        raise StoreUnavailableError(shown_location(url), reason) from None
-    return PostgresStore
+def _postgres(url: str, options: dict[str, Any]) -> Store:
+    check_driver(url)
+    from maestro_shm.postgres.store import PostgresStore  # noqa: PLC0415 (its driver is an extra)
+
+    return PostgresStore.open(url, **options)
 
 
 def destroy(target: str | os.PathLike[str], *, timeout: float = options.DEFAULT_TIMEOUT) -> None:

@@ -126,6 +126,7 @@ ALLOWED = {
     | {"shared.proxy", "shared.election", "shared.reader", "shared.places", "shared.rows"},
     "postgres.columns": set(),
     "postgres.location": set(),
+    "postgres.driver": BASE | {"postgres.location"},
     "postgres.faults": set(),
     "postgres.migration": BASE | {"postgres.faults", "postgres.location"},
     "postgres.connections": BASE | {"postgres.faults", "postgres.location", "postgres.migration"},
@@ -138,7 +139,8 @@ ALLOWED = {
     | {"postgres.commits", "postgres.connections", "postgres.sql_cut", "postgres.listener", "postgres.advisory_leases"},
     "connect": BASE
     | {"options", "store", "memory", "shared.store", "shared.election", "shared.places"}
-    | {"postgres.location", "postgres.store"},
+    | {"postgres.driver", "postgres.location", "postgres.store"},
+    "migrate": BASE | {"postgres.driver", "postgres.location", "postgres.migration"},
     "eventsourcing.target": set(),
     "eventsourcing.settings": BASE | {"options", "connect", "eventsourcing.target"},
     "eventsourcing.translation": BASE,
@@ -166,13 +168,14 @@ ONLY_THERE = {
     "subprocess": {"shared.launch"},
     "fcntl": {"shared.directory", "shared.file_leases"},
     "psycopg": {
+        "postgres.driver",
         "postgres.migration",
         "postgres.connections",
         "postgres.faults",
         "postgres.advisory_leases",
         "postgres.listener",
     },
-    "psycopg_pool": {"postgres.connections"},
+    "psycopg_pool": {"postgres.driver", "postgres.connections"},
     "filelock": {"shared.election", "shared.launch"},
     "msgpack": {"codec", "packers", "shared.wire", "shared.launch"},
     "pickle": set[str](),

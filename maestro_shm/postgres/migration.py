@@ -6,6 +6,7 @@ from importlib import resources
 from typing import Final
 
 import psycopg
+from psycopg import sql
 
 from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.postgres import faults
@@ -29,6 +30,7 @@ def migrate(url: str, partitions: int | None = None) -> tuple[int, int]:
     try:
         with psycopg.connect(url) as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            _make_schema(connection)
             before = version_of(connection)
             if before > VERSION:
                 raise StoreUnavailableError(shown_location(url), newer(before))
@@ -39,6 +41,15 @@ def migrate(url: str, partitions: int | None = None) -> tuple[int, int]:
             return before, VERSION
     except psycopg.Error as error:
         raise StoreUnavailableError(shown_location(url), faults.reason(error)) from None
+
+
+def _make_schema(connection: psycopg.Connection) -> None:
+    """Make the first schema of the search path, if none of it is there."""
+    row = connection.execute(
+        "SELECT current_schema(), (parse_ident(current_setting('search_path'), false))[1]"
+    ).fetchone()
+    if row is not None and row[0] is None:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(row[1])))
 
 
 def version_of(connection: psycopg.Connection) -> int:
