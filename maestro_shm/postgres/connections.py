@@ -84,9 +84,13 @@ class Connections:
         was_sent = False
         while True:
             try:
-                with self._pool().connection(timeout=max(0.001, deadline - time.monotonic())) as connection:
+                pool = self._pool()
+                connection = pool.getconn(max(0.001, deadline - time.monotonic()))
+                try:
                     is_again, was_sent = was_sent, True
                     return connection.execute(statement.encode(), parameters(is_again), binary=True).fetchall()
+                finally:
+                    pool.putconn(connection)
             except PoolTimeout:
                 self._explain(outcome if was_sent else "")
             except PoolClosed:

@@ -19,7 +19,7 @@ from maestro_shm.leases import Leases
 from maestro_shm.open_calls import OpenCalls, carry_out
 from maestro_shm.postgres import commits
 from maestro_shm.postgres.advisory_leases import AdvisoryLeases
-from maestro_shm.postgres.commits import COMMIT, RESET, SNAPSHOT
+from maestro_shm.postgres.commits import COMMIT, COMMIT_EVENTS, RESET, SNAPSHOT
 from maestro_shm.postgres.connections import Connections, Row
 from maestro_shm.postgres.listener import Head, Listener
 from maestro_shm.postgres.sql_cut import HEAD, Known, SqlCut
@@ -88,7 +88,8 @@ class PostgresStore(Backend):
         packed = validation.pack_events(events, self._max_commit_bytes)
         if not packed:
             return []
-        return self._store(Proposal(packed), commits.event_arguments(packed), ("commit_events", *packed), _as_stored)
+        arguments = commits.event_arguments(packed)
+        return self._store(COMMIT_EVENTS, Proposal(packed), arguments, ("commit_events", *packed), _as_stored)
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
@@ -158,10 +159,11 @@ class PostgresStore(Backend):
         self._check_open()
         proposal.check_size(self._max_commit_bytes)
         call = ("commit", tuple(proposal.events), *((*entry, *new) for entry, new in proposal.changes.items()))
-        return self._store(proposal, commits.arguments(proposal), call, partial(partial, _as_stored))
+        return self._store(COMMIT, proposal, commits.arguments(proposal), call, partial(partial, _as_stored))
 
     def _store(
         self,
+        statement: str,
         proposal: Proposal,
         arguments: tuple[Any, ...],
         call: tuple[Any, ...],
@@ -173,7 +175,7 @@ class PostgresStore(Backend):
                 raise commits.conflict(proposal, conflict, place, found)
             return made(proposal.events, first_position, timestamps)
 
-        return self._once(call, COMMIT, arguments, outcome)
+        return self._once(call, statement, arguments, outcome)
 
     def _once(
         self, call: tuple[Any, ...], statement: str, arguments: tuple[Any, ...], made: Callable[[Row], _Made]
