@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from maestro_shm.errors import StoreUnavailableError
-from maestro_shm.postgres.driver import check_driver
+from maestro_shm.postgres.driver import make_tables
 from maestro_shm.postgres.location import is_location, shown_location
 
 
@@ -32,10 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Make or change the tables, and say what was done."""
     if not is_location(options.url):
         raise StoreUnavailableError(options.url, "only a PostgreSQL database has tables; its URL is postgresql://…")
-    check_driver(options.url)
-    from maestro_shm.postgres.migration import migrate  # noqa: PLC0415 (its driver is an extra)
-
-    before, after = migrate(options.url, options.partitions)
+    before, after = make_tables(options.url, options.partitions)
     since_when = "already" if before == after else "now"
     print(f"{shown_location(options.url)} has the tables of version {after} {since_when}")  # noqa: T201 (a command prints)
     return 0

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from eventsourcing.application import Application
 from eventsourcing.persistence import (
@@ -32,13 +33,16 @@ from eventsourcing.persistence import (
 from eventsourcing.projection import ProjectionRunner
 from eventsourcing.system import SingleThreadedRunner, System
 from eventsourcing.utils import Environment
+from postgres_server import schema_url
 from processes import Fork, cleaned_up, in_forks, kill, open_descriptors, output_of
+from psycopg import sql
 from shop import Bookkeeping, Counting, Counts, Order, Orders
 from store_contract import in_threads
 
 import maestro_shm as ms
 from maestro_shm.eventsourcing import Factory, MaestroApplicationRecorder, MaestroTrackingRecorder, target_of
 from maestro_shm.eventsourcing.turns import MOST_CALLS
+from maestro_shm.postgres.location import schema_of
 from maestro_shm.shared.places import named_path
 from maestro_shm.shared.store import path_of
 
@@ -81,7 +85,7 @@ def ids(notifications: Any) -> list[int]:
 def test_a_missing_target_is_an_error_that_names_the_keys() -> None:
     with pytest.raises(OSError, match="set ORDERS_MAESTRO_TARGET or MAESTRO_TARGET in the environment"):
         Orders({"PERSISTENCE_MODULE": MODULE})
-    with pytest.raises(OSError, match="set MAESTRO_TARGET in the environment: to 'shm:NAME', a path, or 'memory:'"):
+    with pytest.raises(OSError, match="set MAESTRO_TARGET in the environment: to 'shm:NAME', a path, 'postgres"):
         Factory({"MAESTRO_TARGET": ""})
 
 
@@ -130,6 +134,52 @@ def test_settings_reach_the_store(env: dict[str, str], tmp_path: Path) -> None:
             app.recorder.insert_events([stored("a", state=bytes(3000))])
         with pytest.raises(ms.StoreUnavailableError, match="durability='power'"):
             ms.connect(target_of(str(place), "Orders"), durability="process")
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The URL of a schema; the schemas of applications, which are named after it, are dropped afterwards."""
+    with schema_url() as url:
+        try:
+            yield url
+        finally:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("SET client_min_messages = warning")
+                for application in APPLICATIONS[1:]:
+                    schema = sql.Identifier(f"{schema_of(url)}.{application}")
+                    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
+
+
+def test_applications_of_one_database_have_a_schema_each(env: dict[str, str], database: str) -> None:
+    env["MAESTRO_TARGET"] = database
+    with Orders(env) as orders, Orders({**env, "ORDERS_MAESTRO_TARGET": database}) as same, Bookkeeping(env) as books:
+        assert [orders.open("a"), orders.add("a"), same.add("a")] == [1, 2, 3]
+        assert books.recorder.max_notification_id() is None
+        assert orders.items("a") == same.items("a") == 2
+
+
+def test_tables_are_made_unless_the_environment_says_no(env: dict[str, str], database: str) -> None:
+    env["MAESTRO_TARGET"] = database
+    with pytest.raises(OperationalError, match="it has no tables yet; run: python -m maestro_shm migrate"):
+        Orders({**env, "CREATE_TABLE": "no"})
+    Orders(env).close()
+    with Orders({**env, "CREATE_TABLE": "no"}) as app:
+        assert app.open("a") == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "application", "schema"),
+    [
+        ("postgresql://host/db", "Shop", "maestro.Shop"),
+        ("postgresql://host/db?options=-csearch_path%3Dorders", "Shop", "orders.Shop"),
+        ("postgresql://u:p@host/db?sslmode=require&options=-c%20geqo%3Doff%20-csearch_path%3Da,b", "x y", "a.x-20y"),
+    ],
+)
+def test_the_schema_of_an_application_follows_from_the_url(url: str, application: str, schema: str) -> None:
+    target = target_of(url, application)
+    assert schema_of(target) == schema
+    assert target.partition("?")[0] == url.partition("?")[0]
+    assert ("sslmode=require" in target, "geqo%3Doff" in target) == ("sslmode" in url, "geqo" in url)
 
 
 def test_each_factory_has_a_store_in_memory_of_its_own(env: dict[str, str]) -> None:

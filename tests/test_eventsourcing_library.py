@@ -1,6 +1,6 @@
 """The public test cases of the `eventsourcing` library, as they are installed with it, on our recorders.
 
-Each test has a store of its own: a named one in shared memory, or one in memory.
+Each test has a store of its own: a named one in shared memory, one in memory, or a schema.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from eventsourcing.tests import persistence
 from eventsourcing.utils import Environment
+from postgres_server import schema_url
 from processes import named_target
 
 from maestro_shm.eventsourcing import (
@@ -40,6 +41,11 @@ class InMemory(Shared):
         return contextlib.nullcontext("memory:")
 
 
+class InDatabase(Shared):
+    def target(self) -> contextlib.AbstractContextManager[str]:
+        return schema_url()
+
+
 class TextIds(TestCase):
     def new_originator_id(self) -> str:
         return f"account-{uuid4()}"
@@ -61,6 +67,10 @@ class TestAggregateRecorderInMemory(InMemory, TestAggregateRecorder):
     pass
 
 
+class TestAggregateRecorderInDatabase(InDatabase, TestAggregateRecorder):
+    pass
+
+
 class TestAggregateRecorderWithTextIds(TextIds, TestAggregateRecorder):
     pass
 
@@ -70,6 +80,10 @@ class TestSnapshotRecorder(Shared, persistence.AggregateRecorderTestCase):
         recorder = self.factory.aggregate_recorder("snapshots")
         assert isinstance(recorder, MaestroSnapshotRecorder)
         return recorder
+
+
+class TestSnapshotRecorderInDatabase(InDatabase, TestSnapshotRecorder):
+    pass
 
 
 class TestSnapshotRecorderInMemory(InMemory, TestSnapshotRecorder):
@@ -82,6 +96,10 @@ class TestApplicationRecorder(Shared, persistence.ApplicationRecorderTestCase[Ma
 
     def test_insert_subscribe(self) -> None:
         self.optional_test_insert_subscribe()
+
+
+class TestApplicationRecorderInDatabase(InDatabase, TestApplicationRecorder):
+    pass
 
 
 class TestApplicationRecorderInMemory(InMemory, TestApplicationRecorder):
@@ -97,6 +115,10 @@ class TestTrackingRecorder(Shared, persistence.TrackingRecorderTestCase):
         return self.factory.tracking_recorder()
 
 
+class TestTrackingRecorderInDatabase(InDatabase, TestTrackingRecorder):
+    pass
+
+
 class TestTrackingRecorderInMemory(InMemory, TestTrackingRecorder):
     pass
 
@@ -104,6 +126,10 @@ class TestTrackingRecorderInMemory(InMemory, TestTrackingRecorder):
 class TestProcessRecorder(Shared, persistence.ProcessRecorderTestCase):
     def create_recorder(self) -> MaestroProcessRecorder:
         return self.factory.process_recorder()
+
+
+class TestProcessRecorderInDatabase(InDatabase, TestProcessRecorder):
+    pass
 
 
 class TestProcessRecorderInMemory(InMemory, TestProcessRecorder):
@@ -123,6 +149,10 @@ class TestProcessRecorderAsTrackingRecorder(TestTrackingRecorder):
 class TestNonInterleavingNotificationIds(Shared, persistence.NonInterleavingNotificationIDsBaseCase):
     def create_recorder(self) -> MaestroApplicationRecorder:
         return self.factory.application_recorder()
+
+
+class TestNonInterleavingNotificationIdsInDatabase(InDatabase, TestNonInterleavingNotificationIds):
+    pass
 
 
 class OurTrackingRecorder(MaestroTrackingRecorder):

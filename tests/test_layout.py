@@ -126,7 +126,7 @@ ALLOWED = {
     | {"shared.proxy", "shared.election", "shared.reader", "shared.places", "shared.rows"},
     "postgres.columns": set(),
     "postgres.location": set(),
-    "postgres.driver": BASE | {"postgres.location"},
+    "postgres.driver": BASE | {"postgres.location", "postgres.migration"},
     "postgres.faults": set(),
     "postgres.migration": BASE | {"postgres.faults", "postgres.location"},
     "postgres.connections": BASE | {"postgres.faults", "postgres.location", "postgres.migration"},
@@ -140,14 +140,14 @@ ALLOWED = {
     "connect": BASE
     | {"options", "store", "memory", "shared.store", "shared.election", "shared.places"}
     | {"postgres.driver", "postgres.location", "postgres.store"},
-    "migrate": BASE | {"postgres.driver", "postgres.location", "postgres.migration"},
-    "eventsourcing.target": set(),
+    "migrate": BASE | {"postgres.driver", "postgres.location"},
+    "eventsourcing.target": {"postgres.location"},
     "eventsourcing.settings": BASE | {"options", "connect", "eventsourcing.target"},
     "eventsourcing.translation": BASE,
     "eventsourcing.originator_id": BASE,
     "eventsourcing.turns": set(),
     "eventsourcing.datastore": BASE
-    | {"backend", "connect", "transaction"}
+    | {"backend", "connect", "transaction", "postgres.driver", "postgres.location"}
     | {"eventsourcing.settings", "eventsourcing.translation", "eventsourcing.turns"},
     "eventsourcing.recorder": {"eventsourcing.datastore"},
     "eventsourcing.aggregate_recorder": RECORDING,

@@ -1,7 +1,8 @@
 """A persistence module for the `eventsourcing` library: `PERSISTENCE_MODULE=maestro_shm.eventsourcing`.
 
-`MAESTRO_TARGET` says where: `shm:NAME`, a path, or `memory:`, which is a new store for each factory. An application
-has a store of its own, `shm:NAME.Application`: see `target_of`. The recorders that a factory makes share it.
+`MAESTRO_TARGET` says where: `shm:NAME`, a path, `postgresql://…`, or `memory:`, which is a new store for each factory.
+An application has a store of its own, `shm:NAME.Application`, or in a database a schema: see `target_of`. The recorders
+that a factory makes share it.
 
 Why a store for each application: the library numbers the events of an application 1, 2, 3 … without gaps, and so does
 a store its positions. So an event is committed by the cheapest of all commits, its notification id is its position,

@@ -14,6 +14,8 @@ from maestro_shm.connect import connect
 from maestro_shm.eventsourcing.settings import Settings
 from maestro_shm.eventsourcing.translation import translating
 from maestro_shm.eventsourcing.turns import Turns
+from maestro_shm.postgres.driver import make_tables
+from maestro_shm.postgres.location import is_location
 from maestro_shm.transaction import Transaction
 
 _Params = ParamSpec("_Params")
@@ -77,7 +79,10 @@ class Datastore:
             return self._store
 
     def _connect(self) -> Any:
+        target = self.settings.target
         try:
-            return connect(self.settings.target, **self.settings.options)
+            if self.settings.creates_tables and is_location(target):
+                make_tables(target)
+            return connect(target, **self.settings.options)
         except (TypeError, ValueError) as error:
             raise OSError(f"the settings of the store {self.settings.target!r} in the environment: {error}") from None

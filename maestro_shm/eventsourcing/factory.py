@@ -26,9 +26,10 @@ class Factory(InfrastructureFactory[MaestroTrackingRecorder]):
 
     Environment: `MAESTRO_TARGET`; `MAESTRO_TIMEOUT`, `MAESTRO_IDLE_TIMEOUT`, `MAESTRO_DURABILITY` and
     `MAESTRO_MAX_COMMIT_BYTES`, which are options of `maestro_shm.connect`; `APPLICATION_RECORDER_TOPIC`,
-    `TRACKING_RECORDER_TOPIC` and `PROCESS_RECORDER_TOPIC` for subclasses of our recorders. Whether tables are created,
-    or ids are UUIDs, is not asked: it always works. Raises `OSError` for what cannot be right; who asks for a recorder
-    gets it, too, or `OperationalError` if the store cannot be reached.
+    `TRACKING_RECORDER_TOPIC` and `PROCESS_RECORDER_TOPIC` for subclasses of our recorders; `CREATE_TABLE`, "no" where
+    only `python -m maestro_shm migrate` may make a database's tables. Whether ids are UUIDs is not asked. Raises
+    `OSError` for what cannot be right; who asks for a recorder gets it, too, or `OperationalError` if the store cannot
+    be reached.
     """
 
     aggregate_recorder_class: ClassVar[type[MaestroAggregateRecorder]] = MaestroAggregateRecorder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from eventsourcing.utils import Environment
+from eventsourcing.utils import Environment, strtobool
 
 from maestro_shm import options
 from maestro_shm.connect import name_of
@@ -13,6 +13,8 @@ from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.eventsourcing.target import target_of
 
 TARGET: Final = "MAESTRO_TARGET"
+_CREATE_TABLE: Final = "CREATE_TABLE"
+"""As this library's own modules have it."""
 _OPTIONS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "MAESTRO_TIMEOUT": ("timeout", lambda text: options.timeout(float(text))),
     "MAESTRO_IDLE_TIMEOUT": ("idle_timeout", lambda text: options.idle_timeout(float(text))),
@@ -27,18 +29,20 @@ class Settings(NamedTuple):
 
     target: str
     options: dict[str, Any]
+    creates_tables: bool = True
+    """In a database, if they are not there yet."""
 
 
 def settings_of(env: Environment) -> Settings:
     """The settings for the application of this name. Raises `OSError`, as this library does for its environment."""
-    return Settings(target_of(_target(env), env.name), _options(env))
+    return Settings(target_of(_target(env), env.name), _options(env), strtobool(env.get(_CREATE_TABLE) or "yes"))
 
 
 def _target(env: Environment) -> str:
     target = env.get(TARGET)
     if not target:
         keys = " or ".join(env.create_keys(TARGET))
-        raise OSError(f"set {keys} in the environment: to 'shm:NAME', a path, or 'memory:'")
+        raise OSError(f"set {keys} in the environment: to 'shm:NAME', a path, 'postgresql://…', or 'memory:'")
     if target == _SQLITE_MEMORY:
         raise OSError(f"{TARGET} is {target!r}, which would be a path; a store in this process's memory is 'memory:'")
     try:

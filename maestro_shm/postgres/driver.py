@@ -1,4 +1,4 @@
-"""Whether the driver is there, which is an extra: nobody else needs it."""
+"""The way to what needs the driver, which is an extra: nobody else has to have it."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ def check_driver(url: str) -> None:
     except ImportError as error:
         reason = f"it needs psycopg and its pool ({error}): pip install 'maestro-shm[postgres]'"
         raise StoreUnavailableError(shown_location(url), reason) from None
+
+
+def make_tables(url: str, partitions: int | None = None) -> tuple[int, int]:
+    """See `maestro_shm.postgres.migration.migrate`. Raises as that and `check_driver` do."""
+    check_driver(url)
+    from maestro_shm.postgres.migration import migrate  # noqa: PLC0415
+
+    return migrate(url, partitions)
