@@ -145,12 +145,20 @@ def _programs() -> Path:
     assert found is not None
     assert found.origin is not None
     place = Path(found.origin).parent / "pginstall"
-    if os.geteuid() == 0 and subprocess.run([place / "bin" / "postgres", "-V"], check=False, **_as_user()).returncode:
+    if os.geteuid() == 0 and not _runs(place / "bin" / "postgres"):
         copied = Path(tempfile.mkdtemp(prefix="maestro-postgres-programs-"))
         atexit.register(shutil.rmtree, copied)
         copied.chmod(0o755)
         place = Path(shutil.copytree(place, copied / "programs"))
     return place / "bin"
+
+
+def _runs(program: Path) -> bool:
+    """Whether whoever runs it can: the way to it may be closed to others."""
+    try:
+        return subprocess.run([program, "-V"], check=False, capture_output=True, **_as_user()).returncode == 0
+    except PermissionError:
+        return False
 
 
 @functools.cache
