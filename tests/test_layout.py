@@ -18,6 +18,7 @@ WRITER = FILES | {
     "shared.rows",
     "shared.heads",
     "shared.draft",
+    "shared.outcomes",
     "shared.journal",
 }
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
@@ -83,6 +84,7 @@ ALLOWED = {
     "shared.rows": VALUES | {"cut", "proposal", "shared.frame"},
     "shared.heads": BASE | FILES,
     "shared.draft": VALUES | {"shared.frame", "shared.heads", "shared.rows"},
+    "shared.outcomes": {f"shared.{noun}" for noun in ("frame", "header", "heads", "log", "rows")},
     "shared.journal": VALUES | WRITER,
     "shared.key_list": VALUES | FILES | {"cut"},
     "shared.file_leases": BASE | {"leases"},

@@ -29,7 +29,7 @@ from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
 from maestro_shm.shared.draft import Draft, draft_changes, draft_events, draft_snapshot
-from maestro_shm.shared.frame import COMMIT_ID_BYTES, ENTRY, EVENT, SNAPSHOT, Frame, Record
+from maestro_shm.shared.frame import COMMIT_ID_BYTES, SNAPSHOT
 from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
@@ -48,7 +48,8 @@ from maestro_shm.shared.header import (
 from maestro_shm.shared.heads import Heads
 from maestro_shm.shared.index import Claim
 from maestro_shm.shared.mapped import DiskError
-from maestro_shm.shared.rows import ChangeRow, ReadRow, Row, entry_key, key_of, read_key, refusal, stale
+from maestro_shm.shared.outcomes import Answer, Outcomes
+from maestro_shm.shared.rows import ChangeRow, ReadRow, Row, key_of, read_key, refusal, stale
 
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
@@ -120,7 +121,7 @@ class Journal:
         """The offset where the log ends for readers."""
         return self._words[PUBLISHED]
 
-    def commit_events(self, commit_id: bytes, rows: Sequence[Row], resent: object) -> tuple[int, list[int]]:
+    def commit_events(self, commit_id: bytes, rows: Sequence[Row], resent: object) -> Answer:
         """Store the events of one commit, and return the position of the first and the timestamps of all.
 
         A commit that is sent again, since its reply was lost, is answered with what became of it the first time.
@@ -130,9 +131,8 @@ class Journal:
         self._check_is_writer()
         if not rows:
             raise InvalidEventError("a commit needs at least one event")
-        aggregate_id, sequence, _, _ = rows[0]
-        if resent and (frame := self._done(EVENT, key_of(aggregate_id), sequence, commit_id)):
-            return frame.first_position, [record.timestamp for record in self._events(frame)]
+        if resent and (answer := self._outcomes.of_commit(commit_id, rows, ())):
+            return answer
         self._check_disk()
         first_position = self._written[2] + 1
         draft = self._draft(lambda draft: draft_events(draft, self._heads, self._clock, rows, first_position))
@@ -146,7 +146,7 @@ class Journal:
         changes: Sequence[ChangeRow],
         reads: Sequence[ReadRow],
         resent: object,
-    ) -> tuple[int, list[int]]:
+    ) -> Answer:
         """Store events and changes of tables, if what they were decided by is still so; otherwise as `commit_events`.
 
         Raises `StaleReadError`, `TableConflictError` and `InvalidEntryError`, too.
@@ -154,8 +154,8 @@ class Journal:
         self._check_is_writer()
         if not rows and not changes:
             raise InvalidEventError("a commit needs at least one event or change")
-        if resent and (frame := self._done(*_first_of(rows, changes), commit_id)):
-            return frame.first_position, [record.timestamp for record in self._events(frame)]
+        if resent and (answer := self._outcomes.of_commit(commit_id, rows, changes)):
+            return answer
         self._check_disk()
         for read in reads:
             kind, _, _, found = read
@@ -177,7 +177,7 @@ class Journal:
         """Store the snapshot iff it is newer than the stored one, and say whether it was. Raises `StoreFullError`."""
         self._check_is_writer()
         key = key_of(aggregate_id)
-        if resent and self._done(SNAPSHOT, key, sequence, commit_id):
+        if resent and self._outcomes.has_record(SNAPSHOT, key, sequence, commit_id):
             return True
         self._check_disk()
         before = self._heads.get(SNAPSHOT, key)
@@ -259,6 +259,7 @@ class Journal:
         words = self._words = files.header.words
         self._waits_for_disk = bool(words[WAITS_FOR_DISK])
         self._heads = Heads(files.index, files.log)
+        self._outcomes = Outcomes(files.log, self._heads, words)
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
         self._latest = self._latest_in_log()
 
@@ -288,25 +289,6 @@ class Journal:
                 "its disk did not take what was written, so nothing more is stored; reads go on. Look after the disk, "
                 f"then restart the machine, or save what there is: python -m maestro_shm repair {self.directory}",
             )
-
-    def _done(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
-        """The frame of a commit that may be answered as done: the first of its records tells."""
-        frame = self._frame_of(kind, key, sequence, commit_id) if type(sequence) is int else None
-        return frame if frame and (frame.end <= self._words[PUBLISHED] or not self._words[DISK_FAILED]) else None
-
-    def _frame_of(self, kind: int, key: bytes, sequence: int, commit_id: bytes) -> Frame | None:
-        log = self._files.log
-        _, offset, found = self._heads.get(kind, key)
-        while offset and found > sequence:
-            offset = log.read(offset)[1]
-            found = log.read(offset)[0] if offset else -1
-        if not offset or found != sequence:
-            return None
-        frame = log.frame_of(offset)
-        return frame if frame.commit_id == commit_id else None
-
-    def _events(self, frame: Frame) -> list[Record]:
-        return [record for record in self._files.log.records(frame) if record.kind == EVENT]
 
     def _draft(self, fill: Callable[[Draft], None]) -> Draft:
         """A draft at the tail, filled; or in the next segment where it does not fit."""
@@ -402,12 +384,3 @@ class Journal:
             _, offset, sequence = draft.heads[kind][key]
             draft.heads[kind][key] = word, offset, sequence
         return following
-
-
-def _first_of(rows: Sequence[Row], changes: Sequence[ChangeRow]) -> tuple[int, bytes, int]:
-    """What the first record of a commit is found by: its kind, key, and sequence."""
-    if rows:
-        aggregate_id, sequence, _, _ = rows[0]
-        return EVENT, key_of(aggregate_id), sequence
-    table, key, version, _ = changes[0]
-    return ENTRY, entry_key(table, key), version
