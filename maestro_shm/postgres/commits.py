@@ -14,7 +14,7 @@ from maestro_shm.validation import PackedEvent
 COMMIT: Final = """SELECT first_position, timestamps, conflict, place, present FROM maestro_commit(
     %s, %s,
     %s::bytea[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[],
-    %s::bytea[], %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[],
+    %s::bytea[], %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[],
     %s::bytea[], %s::bigint[],
     %s::bytea[], %s::bytea[], %s::bigint[],
     %s::bytea[], %s::bigint[]
@@ -25,7 +25,8 @@ COMMIT_EVENTS: Final = """SELECT first_position, timestamps, conflict, place, pr
 )"""
 """Of events only, with no more arguments than these: each array costs 10 µs."""
 SNAPSHOT: Final = "SELECT maestro_commit_snapshot(%s, %s, %s, %s, %s, %s)"
-RESET: Final = "SELECT maestro_reset()"
+RESET: Final = "SELECT maestro_reset(%s)"
+"""Of this incarnation only."""
 
 
 def event_arguments(events: Sequence[PackedEvent]) -> tuple[Any, ...]:
@@ -51,7 +52,6 @@ def arguments(proposal: Proposal) -> tuple[Any, ...]:
         [change.version for _, _, change in changes],
         [change.payload for _, _, change in changes],
         [whole_column(key) for _, key, _ in changes],
-        [whole_column(table) for table, _, _ in changes],
         [column(name) for name in streams],
         list(streams.values()),
         [column(table) for table, _ in entries],

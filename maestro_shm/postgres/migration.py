@@ -16,6 +16,9 @@ VERSION: Final = 1
 """Of the schema that this package works with: the number of its last migration."""
 MOST_PARTITIONS: Final = 1024
 _LOCK: Final = 1835102324
+_CONNECT_SECONDS: Final = 30
+_FIRST_NAME: Final = """SELECT current_schema(), CASE name WHEN '$user' THEN current_user ELSE name END
+FROM (SELECT (parse_ident(split_part(current_setting('search_path'), ',', 1)))[1]) first(name)"""
 
 
 def migrate(url: str, partitions: int | None = None) -> tuple[int, int]:
@@ -28,7 +31,8 @@ def migrate(url: str, partitions: int | None = None) -> tuple[int, int]:
     if partitions is not None and (type(partitions) is not int or not 1 <= partitions <= MOST_PARTITIONS):
         raise ValueError(f"partitions must be None or an int from 1 to {MOST_PARTITIONS}, not {shown(partitions)}")
     try:
-        with psycopg.connect(url) as connection:
+        with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:
+            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # to see what others made meanwhile
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             _make_schema(connection)
             before = version_of(connection)
@@ -44,17 +48,15 @@ def migrate(url: str, partitions: int | None = None) -> tuple[int, int]:
 
 
 def _make_schema(connection: psycopg.Connection) -> None:
-    """Make the first schema of the search path, if none of it is there."""
-    row = connection.execute(
-        "SELECT current_schema(), (parse_ident(current_setting('search_path'), false))[1]"
-    ).fetchone()
+    """Make the first schema of the search path, if none of the path is there."""
+    row = connection.execute(_FIRST_NAME).fetchone()
     if row is not None and row[0] is None:
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(row[1])))
 
 
 def version_of(connection: psycopg.Connection) -> int:
-    """Of the schema that the database has; 0 where it has none."""
-    row = connection.execute("SELECT to_regclass('maestro_head') IS NOT NULL").fetchone()
+    """Of the schema that the first schema of the search path has; 0 where it has none, whatever the others have."""
+    row = connection.execute("SELECT to_regclass(format('%I.maestro_head', current_schema())) IS NOT NULL").fetchone()
     if not row or not row[0]:
         return 0
     row = connection.execute("SELECT schema_version FROM maestro_head").fetchone()

@@ -82,8 +82,8 @@ _PAIRS: Final = """WITH RECURSIVE known AS (
     """SELECT k.key, e.whole, {} FROM known k CROSS JOIN LATERAL (
         SELECT whole, payload FROM maestro_entries
         WHERE table_name = %(table)s AND key = k.key AND commit <= %(commit)s ORDER BY version DESC LIMIT 1
-    ) e WHERE k.key IS NOT NULL AND e.payload IS NOT NULL""",
-    "",
+    ) e WHERE k.key IS NOT NULL AND e.payload IS NOT NULL LIMIT %(most)s""",
+    "ORDER BY r.key",
 )
 _KEYS: Final = _PAIRS.format("NULL")
 _KEYS_WITH_VALUES: Final = _PAIRS.format("e.payload")
@@ -175,19 +175,36 @@ class SqlCut(Cut):
         incarnation, known = self._known.get(table, (0, Keys(NEVER, [])))
         if (incarnation, known.version) == (self._incarnation, version):
             return known
-        found = Keys(version, sorted(text_of(key, whole) for key, whole, _ in self._entries(_KEYS, table, None)))
+        found = Keys(version, [key for key, _ in self._in_order(_KEYS, table, "")])
         self._known[table] = self._incarnation, found
         return found
 
     def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
-        found = {text_of(key, whole): payload for key, whole, payload in self._entries(_KEYS_WITH_VALUES, table, start)}
-        for key in sorted(found):
-            if start is None or key >= start:
-                yield key, found[key]
+        return self._in_order(_KEYS_WITH_VALUES, table, start or "")
 
-    def _entries(self, statement: str, table: str, start: str | None) -> list[Row]:
-        named = {"table": column(table), "start": prefix_column(start or ""), "commit": self._commit}
-        return self._checked(self._connections.rows(statement, named))
+    def _in_order(self, statement: str, table: str, start: str) -> Iterator[tuple[str, Any]]:
+        """Keys from `start` on. Long ones with the same beginning come in the order of their hashes."""
+        alike: list[tuple[str, Any]] = []
+        beginning = b""
+        for key, whole, value in self._entries(statement, table, prefix_column(start)):
+            if alike and not key.startswith(beginning):
+                yield from sorted(alike)
+                alike = []
+            text = text_of(key, whole)
+            if text < start:
+                continue
+            if whole is None:
+                yield text, value
+            else:
+                beginning = prefix_column(text)
+                alike.append((text, value))
+        yield from sorted(alike)
+
+    def _entries(self, statement: str, table: str, start: bytes) -> Iterator[Row]:
+        named = {"table": column(table), "start": start, "commit": self._commit, "most": _BATCH}
+        while rows := self._checked(self._connections.rows(statement, named)):
+            yield from rows
+            named["start"] = rows[-1][0] + b"\0"  # the next key that there can be
 
     def _read(self, statement: str, *parameters: object) -> list[Row]:
         return self._checked(self._connections.rows(statement, parameters))

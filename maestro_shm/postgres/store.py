@@ -136,7 +136,8 @@ class PostgresStore(Backend):
         refuse_within(self, "a reset")
         if not self._allow_reset:
             raise StoreUnavailableError(self.target, "reset() forgets everything; connect with allow_reset=True for it")
-        self._connections.rows(RESET)
+        ((incarnation, _, _),) = self._connections.rows(HEAD)
+        self._connections.rows(RESET, (incarnation,))
 
     def close(self) -> None:
         self._closed = True

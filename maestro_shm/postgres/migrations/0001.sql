@@ -57,12 +57,13 @@ CREATE TABLE maestro_tables (
     name bytea NOT NULL,
     version bigint NOT NULL,
     commit bigint NOT NULL,
-    whole bytea,
     PRIMARY KEY (name, version)
 );
 
+-- Incarnations begin with the time, so that a store that was dropped and made anew is another one.
 INSERT INTO maestro_head
-SELECT true, 0, 'maestro_' || substr(md5(random()::text || clock_timestamp()::text), 1, 24), 1, 0, 0, 0, 0, 0;
+SELECT true, 0, 'maestro_' || substr(md5(random()::text || clock_timestamp()::text), 1, 24),
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 0, 0, 0, 0, 0;
 
 -- Commits are made one at a time, so that positions have no gap and become visible in their order. The lock is one that
 -- leaves no trace: who meets a conflict writes nothing, and waits for no disk. It ends with the transaction, when its
@@ -179,7 +180,7 @@ END $$;
 CREATE FUNCTION maestro_commit(
     id bytea, is_resent boolean,
     aggregate_ids bytea[], sequences bigint[], given bigint[], payloads bytea[], whole_ids bytea[],
-    table_names bytea[], keys bytea[], versions bigint[], new_values bytea[], whole_keys bytea[], whole_names bytea[],
+    table_names bytea[], keys bytea[], versions bigint[], new_values bytea[], whole_keys bytea[],
     read_streams bytea[], read_sequences bigint[],
     read_entry_tables bytea[], read_entry_keys bytea[], read_versions bigint[],
     read_tables bytea[], read_table_versions bigint[],
@@ -257,13 +258,12 @@ BEGIN
         nothing := maestro_count_commit(head);
     END IF;
     IF cardinality(keys) > 0 THEN
-        INSERT INTO maestro_tables (name, version, commit, whole)
+        INSERT INTO maestro_tables
         SELECT moved.table_name, coalesce((
             SELECT t.version FROM maestro_tables t WHERE t.name = moved.table_name ORDER BY t.version DESC LIMIT 1
-        ), -1) + 1, head.commits + 1, moved.whole
+        ), -1) + 1, head.commits + 1
         FROM (
-            SELECT DISTINCT ON (n.table_name) n.table_name, n.whole
-            FROM unnest(table_names, keys, new_values, whole_names) n(table_name, key, payload, whole)
+            SELECT DISTINCT n.table_name FROM unnest(table_names, keys, new_values) n(table_name, key, payload)
             WHERE (n.payload IS NOT NULL) <> coalesce((
                 SELECT e.payload IS NOT NULL FROM maestro_entries e
                 WHERE e.table_name = n.table_name AND e.key = n.key ORDER BY e.version DESC LIMIT 1
@@ -306,12 +306,15 @@ BEGIN
 END $$;
 
 -- By DELETE and not TRUNCATE, which a reader's snapshot does not see: it would find an empty store with the old number.
-CREATE FUNCTION maestro_reset() RETURNS void LANGUAGE plpgsql AS $$
+-- One that is sent again since its reply was lost must not forget what came after the first.
+CREATE FUNCTION maestro_reset(of_incarnation bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     nothing text;
     head maestro_head;
 BEGIN
     nothing := maestro_take_turn();
+    SELECT * INTO STRICT head FROM maestro_head;
+    IF head.incarnation <> of_incarnation THEN RETURN; END IF;
     DELETE FROM maestro_events;
     DELETE FROM maestro_snapshots;
     DELETE FROM maestro_entries;
@@ -340,8 +343,8 @@ BEGIN
 END $$;
 
 -- For people with psql: payloads as JSON. What JSON lacks is shown in the nearest form: bytes in base64, dates and
--- numbers of any size as text, tuples and sets as arrays.
-CREATE FUNCTION maestro_unsigned(data bytea, start integer, size integer) RETURNS numeric LANGUAGE plpgsql IMMUTABLE AS $$
+-- decimals as text, tuples and sets as arrays. These functions find each other whatever the search path of who looks.
+CREATE FUNCTION maestro_unsigned(data bytea, start integer, size integer) RETURNS numeric LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 DECLARE
     total numeric := 0;
 BEGIN
@@ -351,12 +354,12 @@ BEGIN
     RETURN total;
 END $$;
 
-CREATE FUNCTION maestro_signed(data bytea, start integer, size integer) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION maestro_signed(data bytea, start integer, size integer) RETURNS numeric LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT AS $$
     SELECT maestro_unsigned(data, start, size)
         - CASE WHEN size > 0 AND get_byte(data, start) > 127 THEN 256::numeric ^ size ELSE 0 END
 $$;
 
-CREATE FUNCTION maestro_double(bits bit varying) RETURNS double precision LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION maestro_double(bits bit varying) RETURNS double precision LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 DECLARE
     exponent_bits integer := CASE length(bits) WHEN 64 THEN 11 ELSE 8 END;
     fraction_bits integer := length(bits) - exponent_bits - 1;
@@ -380,7 +383,7 @@ BEGIN
 END $$;
 
 -- The value at a place, and the place behind it.
-CREATE FUNCTION maestro_unpack(data bytea, INOUT at integer, OUT value jsonb) LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION maestro_unpack(data bytea, INOUT at integer, OUT value jsonb) LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 DECLARE
     code integer := get_byte(data, at);
     size integer;
@@ -388,6 +391,8 @@ DECLARE
     item record;
     name record;
     number double precision;
+    items jsonb[] := '{}';
+    names text[] := '{}';
 BEGIN
     at := at + 1;
     CASE
@@ -422,23 +427,24 @@ BEGIN
             width := CASE WHEN code > 159 THEN 2 << (code - 220) ELSE 0 END;
             size := CASE WHEN code > 159 THEN maestro_unsigned(data, at, width) ELSE code - 144 END;
             at := at + width;
-            value := '[]';
             FOR i IN 1 .. size LOOP
                 item := maestro_unpack(data, at);
                 at := item.at;
-                value := value || jsonb_build_array(item.value);
+                items := array_append(items, item.value);
             END LOOP;
+            value := to_jsonb(items);
         WHEN code BETWEEN 128 AND 143 OR code IN (222, 223) THEN
             width := CASE WHEN code > 143 THEN 2 << (code - 222) ELSE 0 END;
             size := CASE WHEN code > 143 THEN maestro_unsigned(data, at, width) ELSE code - 128 END;
             at := at + width;
-            value := '{}';
             FOR i IN 1 .. size LOOP
                 name := maestro_unpack(data, at);
                 item := maestro_unpack(data, name.at);
                 at := item.at;
-                value := value || jsonb_build_object(name.value #>> '{}', item.value);
+                names := array_append(names, name.value #>> '{}');
+                items := array_append(items, item.value);
             END LOOP;
+            SELECT coalesce(jsonb_object_agg(n.name, n.item), '{}') INTO value FROM unnest(names, items) n(name, item);
         WHEN code BETWEEN 212 AND 216 OR code IN (199, 200, 201) THEN
             width := CASE WHEN code < 212 THEN 1 << (code - 199) ELSE 0 END;
             size := CASE WHEN code < 212 THEN maestro_unsigned(data, at, width) ELSE 1 << (code - 212) END;
@@ -448,14 +454,14 @@ BEGIN
     END CASE;
 END $$;
 
-CREATE FUNCTION maestro_text(data bytea) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION maestro_text(data bytea) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 BEGIN
     RETURN convert_from(data, 'UTF8');
 EXCEPTION WHEN OTHERS THEN -- NUL, which text has not
     RETURN encode(data, 'escape');
 END $$;
 
-CREATE FUNCTION maestro_extension(code integer, data bytea) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION maestro_extension(code integer, data bytea) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT AS $$
 DECLARE
     parts jsonb;
     clock text;
