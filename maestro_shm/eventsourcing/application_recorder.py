@@ -34,7 +34,7 @@ class MaestroApplicationRecorder(MaestroAggregateRecorder, ApplicationRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """See `ApplicationRecorder`; read from the feed, without a round trip."""
+        """See `ApplicationRecorder`; read from the feed."""
         check_limit(limit)
         store = self.datastore.store
         after = max(0, (start or 0) - 1 if inclusive_of_start else start or 0)
