@@ -1,8 +1,8 @@
 """A store for programs with an event loop: what may take a while is awaited, over the same handle.
 
-Reads are not here: they take microseconds and no round trip, so they are the store's own. (Of a database they are a round
-trip; `asyncio.to_thread` takes one that is long.) A commit runs in a thread of the loop's; so does a wait, in one of its
-own, since there may be many and they last.
+Reads are not here: they take microseconds and no round trip, so they are the store's own. (Of a database they are a
+round trip; `asyncio.to_thread` takes one that is long.) A commit runs in a thread of the loop's; so does a wait, in one
+of its own, since there may be many and they last.
 """
 
 from __future__ import annotations
