@@ -75,6 +75,12 @@ BEGIN
     nothing := pg_advisory_xact_lock(1835102323, 'maestro_head'::regclass::oid::bigint::bit(32)::integer);
 END $$;
 
+-- What a commit stored before its session ended or its server restarted need not be on the replicas that it was to wait
+-- for. Whoever is told of it now waits for them by a write of its own, which comes after it there.
+CREATE FUNCTION maestro_wait_for_replicas() RETURNS void LANGUAGE sql AS $$
+    UPDATE maestro_head SET commits = commits
+$$;
+
 -- A hybrid logical clock: milliseconds with 16 binary places, which never go back.
 CREATE FUNCTION maestro_tick(last bigint) RETURNS bigint LANGUAGE sql AS $$
     SELECT greatest((extract(epoch FROM clock_timestamp()) * 65536000)::bigint, last + 1)
@@ -105,6 +111,7 @@ BEGIN
         IF first_position IS NOT NULL THEN
             SELECT array_agg(e.timestamp ORDER BY e.position) INTO timestamps FROM maestro_events e
             WHERE e.position >= first_position AND e.position < first_position + events;
+            PERFORM maestro_wait_for_replicas();
             RETURN;
         END IF;
     END IF;
@@ -203,6 +210,7 @@ BEGIN
         IF first_position IS NOT NULL THEN
             SELECT coalesce(array_agg(e.timestamp ORDER BY e.position), '{}') INTO timestamps FROM maestro_events e
             WHERE e.position >= first_position AND e.position < first_position + events;
+            PERFORM maestro_wait_for_replicas();
             RETURN;
         END IF;
     END IF;
@@ -296,6 +304,7 @@ BEGIN
         SELECT FROM maestro_snapshots s
         WHERE s.aggregate_id = of_aggregate AND s.sequence = at_sequence AND s.commit_id = id
     ) THEN
+        PERFORM maestro_wait_for_replicas();
         RETURN true;
     END IF;
     IF newest.sequence >= at_sequence THEN RETURN false; END IF;
