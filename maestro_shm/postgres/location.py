@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 SCHEMES: Final = ("postgresql://", "postgres://")
 _HIDDEN: Final = "***"
+_SECRETS: Final = ("password", "sslpassword")
+_AUTHORITY: Final = re.compile(r"[^/?#]*")
+_SOUND_PORTS: Final = re.compile(r"(\[[^\]]*\]|[^:,\[\]]*)(:[0-9]*)?(,(\[[^\]]*\]|[^:,\[\]]*)(:[0-9]*)?)*")
+_PIECES: Final = re.compile(r"[@/?#&=,:]")
 _SEARCH_PATH: Final = re.compile(r"-c\s*search_path=(\S+)")
 _LONGEST_NAME: Final = 63
 """Bytes of an identifier; PostgreSQL cuts a longer one silently."""
@@ -21,15 +25,22 @@ def is_location(target: str) -> bool:
 
 def shown_location(url: str) -> str:
     """The URL without its password, for errors and logs."""
-    try:
-        parts = urlsplit(url)
-        user, at, place = parts.netloc.rpartition("@")
-        name, colon, _ = user.partition(":")
-        query = [(key, _HIDDEN if key == "password" else value) for key, value in parse_qsl(parts.query)]
-    except ValueError:
-        return f"{url.partition('://')[0]}://{_HIDDEN}"
+    scheme, _, rest = url.partition("://")
+    if not _is_sound(rest):
+        return f"{scheme}://{_HIDDEN}"
+    parts = urlsplit(url)
+    user, at, place = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    query = [(key, _HIDDEN if key in _SECRETS else value) for key, value in parse_qsl(parts.query)]
     netloc = f"{name}{colon}{_HIDDEN if colon else ''}{at}{place}"
-    return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query, safe="*=,/:-"), ""))
+    return f"{scheme}://{netloc}{urlunsplit(('', '', parts.path, urlencode(query, safe='*,/:-'), ''))}"
+
+
+def without_secrets(text: str, url: str) -> str:
+    """A text about a URL, which may repeat parts of it, without its password."""
+    for secret in sorted(_secrets(url), key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN)
+    return text
 
 
 def schema_of(url: str) -> str | None:
@@ -47,3 +58,37 @@ def in_schema(url: str, schema: str) -> str:
     others = _SEARCH_PATH.sub("", query.pop("options", "")).strip()
     query["options"] = f'{others} -csearch_path="{schema}"'.strip()
     return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+
+
+def _is_sound(rest: str) -> bool:
+    """Whether a URL may be what it looks like: an unquoted password can cut it to pieces that look like others."""
+    try:
+        urlsplit(f"x://{rest}")
+    except ValueError:
+        return False
+    authority = _authority(rest)
+    path, _, query = rest[len(authority) :].partition("?")
+    pairs = re.split("[&#]", query)
+    return (
+        _SOUND_PORTS.fullmatch(authority.rpartition("@")[2]) is not None
+        and not set(path) & set("@#")
+        and all("=" in pair.partition("@")[0] for pair in pairs if "@" in pair)
+    )
+
+
+def _secrets(url: str) -> set[str]:
+    """What must not be shown, as it stands there and as it is meant; of an unquoted password each piece."""
+    rest = url.partition("://")[2]
+    user = (_authority(rest) if _is_sound(rest) else rest).rpartition("@")[0]
+    password = user.partition(":")[2]
+    found = {url, password, *_PIECES.split(password)}
+    for pair in re.split("[&#]", rest.partition("?")[2]):
+        key, _, value = pair.partition("=")
+        if unquote(key) in _SECRETS:
+            found.add(value)
+    return {form for secret in found for form in (secret, unquote(secret)) if form}
+
+
+def _authority(rest: str) -> str:
+    found = _AUTHORITY.match(rest)
+    return found[0] if found else ""

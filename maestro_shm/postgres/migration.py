@@ -10,7 +10,7 @@ from psycopg import sql
 
 from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.postgres import faults
-from maestro_shm.postgres.location import shown_location
+from maestro_shm.postgres.location import shown_location, without_secrets
 
 VERSION: Final = 1
 """Of the schema that this package works with: the number of its last migration."""
@@ -44,7 +44,8 @@ def migrate(url: str, partitions: int | None = None) -> tuple[int, int]:
                 connection.execute("UPDATE maestro_head SET schema_version = %s", (number,))
             return before, VERSION
     except psycopg.Error as error:
-        raise StoreUnavailableError(shown_location(url), faults.reason(error)) from None
+        reason = without_secrets(faults.reason(error), url)
+        raise StoreUnavailableError(shown_location(url), reason) from None
 
 
 def _make_schema(connection: psycopg.Connection) -> None:
