@@ -1,29 +1,37 @@
 """The connections of one handle: a pool in each process that uses it, and calls that outlive a broken one.
 
-A forked child must not use its parent's connections, nor its pool, whose threads it has not: it has a pool of its own.
+A forked child must not use its parent's connections: it has a pool of its own.
 """
 
 from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from psycopg.conninfo import conninfo_to_dict
 
 from maestro_shm.errors import StoreClosedError, StoreUnavailableError
 from maestro_shm.postgres import faults
-from maestro_shm.postgres.location import shown_location
+from maestro_shm.postgres.location import shown_location, without_secrets
 from maestro_shm.postgres.migration import VERSION, newer, older, version_of
+from maestro_shm.postgres.pool import Connection, NoTurnError, Pool
 
 MOST_CONNECTIONS: Final = 16
 """In one process. Threads beyond that take turns: a server's connections are few, and commits go one by one anyway."""
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.5
-_CLOSE_SECONDS: Final = 5.0
+_SHORTEST_CONNECT: Final = 2
+"""Seconds; libpq takes less for as much."""
 _SETTINGS: Final[dict[str, Any]] = {"autocommit": True, "application_name": "maestro_shm", "keepalives_idle": 30}
+_CONFIGURE: Final = b"""SELECT set_config('statement_timeout', %s, false),
+    set_config('default_transaction_isolation', 'read committed', false),
+    set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+    set_config('tcp_keepalives_count', '3', false)"""
+"""A client whose machine is gone says nothing, and its session would keep its leases for hours."""
 
 Row = tuple[Any, ...]
 Parameters = Sequence[object] | Mapping[str, object]
@@ -38,9 +46,10 @@ class Connections:
         """Seconds that bound each call."""
         self._url = url
         self._settings = {**_SETTINGS, "tcp_user_timeout": _milliseconds(timeout)}
-        self._pools: dict[int, ConnectionPool] = {}
-        """By process. A parent's are kept, lest their end be tried in a child, where their threads are not."""
+        self._pools: dict[int, Pool] = {}
+        """By process. A parent's is kept in a child, and left alone there."""
         self._closed = False
+        weakref.finalize(self, _close_pool, self._pools)
 
     def check(self) -> None:
         """Raise `StoreUnavailableError` if the database cannot be reached or written to, or its schema is another."""
@@ -57,16 +66,21 @@ class Connections:
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def connect(self, deadline: float) -> psycopg.Connection:
-        """A connection of its own, ready for use, by a deadline. Raises what the driver does."""
-        seconds = max(2, int(deadline - time.monotonic()))  # libpq takes anything below two seconds for two
-        connection = psycopg.connect(self._url, **self._settings, connect_timeout=seconds)
+    def connect(self, deadline: float) -> Connection:
+        """One connection, ready for use, by a deadline. Raises what the driver does, and `StoreClosedError`."""
+        self._check_open()
+        connection = Connection.connect(self._url, **self._settings, connect_timeout=self._connect_seconds(deadline))
         try:
+            connection.deadline = deadline
             self._configure(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def reason(self, error: psycopg.Error) -> str:
+        """What the database said, in one line, without what nobody is to see."""
+        return without_secrets(faults.reason(error), self._url)
 
     def rows(self, statement: str, parameters: Parameters = ()) -> list[Row]:
         """The result of a statement that changes nothing. Raises `StoreUnavailableError`."""
@@ -83,64 +97,48 @@ class Connections:
         pause = _FIRST_PAUSE
         was_sent = False
         while True:
+            is_again = was_sent
             try:
-                pool = self._pool()
-                connection = pool.getconn(max(0.001, deadline - time.monotonic()))
-                try:
-                    is_again, was_sent = was_sent, True
+                with self._pool().connection(self.connect, deadline) as connection:
+                    was_sent = True
                     return connection.execute(statement.encode(), parameters(is_again), binary=True).fetchall()
-                finally:
-                    pool.putconn(connection)
-            except PoolTimeout:
-                self._explain(outcome if was_sent else "")
-            except PoolClosed:
+            except NoTurnError:
                 self._check_open()
+                reason = f"none of {MOST_CONNECTIONS} connections became free within {self.timeout:g} s"
+                raise StoreUnavailableError(self.location, reason + (outcome if is_again else "")) from None
             except psycopg.Error as error:
                 if faults.lacks_tables(error):
                     self.check()
-                if not faults.is_transient(error):
-                    raise self._unavailable(error) from None
+                if not faults.is_transient(error):  # nothing came of this try, but maybe of one before it
+                    raise self._unavailable(error, outcome if is_again else "") from None
                 if time.monotonic() + pause >= deadline:
-                    raise self._unavailable(error, outcome) from None
-                self._drop_broken()
+                    raise self._unavailable(error, outcome if was_sent else "") from None
+                self._pool().forget()
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def close(self) -> None:
         """Hang up."""
         self._closed = True
-        pool = self._pools.pop(os.getpid(), None)
-        if pool is not None:
-            pool.close(_CLOSE_SECONDS)
+        _close_pool(self._pools)
 
-    def _pool(self) -> ConnectionPool:
+    def _pool(self) -> Pool:
         self._check_open()
-        known = self._pools.get(os.getpid())
-        if known is not None:
-            return known
-        fresh = ConnectionPool(
-            self._url,
-            kwargs=self._settings,
-            min_size=0,
-            max_size=MOST_CONNECTIONS,
-            num_workers=1,
-            configure=self._configure,
-            open=True,
-        )
-        used = self._pools.setdefault(os.getpid(), fresh)
-        if used is not fresh:  # another thread was faster
-            fresh.close(_CLOSE_SECONDS)
-        elif self._closed:  # by another thread, which did not see this one
+        pool = self._pools.get(os.getpid()) or self._pools.setdefault(os.getpid(), Pool(MOST_CONNECTIONS))
+        if self._closed:  # by another thread, which did not see this one
             self.close()
             self._check_open()
-        return used
+        return pool
+
+    def _connect_seconds(self, deadline: float) -> int:
+        """How long to wait for one host. One that is gone does not even refuse, and must leave time for the others."""
+        given = conninfo_to_dict(self._url)
+        hosts = f"{given.get('host') or given.get('hostaddr') or ''}".count(",") + 1
+        left = deadline - time.monotonic()
+        return max(_SHORTEST_CONNECT, int(min(left if hosts == 1 else left / (2 * hosts), 2**31 - 1)))
 
     def _configure(self, connection: psycopg.Connection) -> None:
-        connection.execute(
-            b"SELECT set_config('statement_timeout', %s, false), "
-            b"set_config('default_transaction_isolation', 'read committed', false)",
-            (f"{_milliseconds(self.timeout)}",),
-        )
+        connection.execute(_CONFIGURE, (f"{_milliseconds(self.timeout)}",))
 
     def _check_once(self, deadline: float) -> None:
         with self.connect(deadline) as connection:
@@ -152,28 +150,19 @@ class Connections:
         if row == ("on",):
             raise StoreUnavailableError(self.location, "it can only be read from; connect to the primary server")
 
-    def _drop_broken(self) -> None:
-        """When one connection is broken, those at rest are most likely, too."""
-        pool = self._pools.get(os.getpid())
-        if pool is not None:
-            pool.check()
-
-    def _explain(self, outcome: str) -> NoReturn:
-        """No connection was to be had in time: say why."""
-        self._check_open()
-        try:
-            self.connect(0).close()
-        except psycopg.Error as error:
-            raise self._unavailable(error, outcome) from None
-        reason = f"none of {MOST_CONNECTIONS} connections became free within {self.timeout:g} s"
-        raise StoreUnavailableError(self.location, reason + outcome)
-
     def _unavailable(self, error: psycopg.Error, outcome: str = "") -> StoreUnavailableError:
-        return StoreUnavailableError(self.location, faults.reason(error) + outcome)
+        return StoreUnavailableError(self.location, self.reason(error) + outcome)
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError(self.location)
+
+
+def _close_pool(pools: dict[int, Pool]) -> None:
+    """That of this process."""
+    pool = pools.pop(os.getpid(), None)
+    if pool is not None:
+        pool.close()
 
 
 def _milliseconds(seconds: float) -> int:

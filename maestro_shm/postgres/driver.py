@@ -10,9 +10,8 @@ def check_driver(url: str) -> None:
     """Raise `StoreUnavailableError` if it cannot be imported."""
     try:
         import psycopg  # noqa: F401, PLC0415 (whether it can be is the question)
-        import psycopg_pool  # noqa: F401, PLC0415
     except ImportError as error:
-        reason = f"it needs psycopg and its pool ({error}): pip install 'maestro-shm[postgres]'"
+        reason = f"it needs psycopg ({error}): pip install 'maestro-shm[postgres]'"
         raise StoreUnavailableError(shown_location(url), reason) from None
 
 

@@ -20,9 +20,10 @@ from typing import Final
 
 import psycopg
 
-from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.errors import StoreClosedError, StoreUnavailableError
 from maestro_shm.postgres import faults
 from maestro_shm.postgres.connections import Connections
+from maestro_shm.postgres.pool import Connection
 from maestro_shm.vigil import Vigil
 
 HEARTBEAT_SECONDS: Final = 5.0
@@ -77,8 +78,6 @@ class Listener:
         self._ring()
         if threading.current_thread() is not self._thread:
             self._thread.join(_JOIN_SECONDS)
-        self._near.close()
-        self._far.close()
 
     def _wait(self, bell: SimpleQueue[None], is_there: Callable[[], bool], deadline: float, vigil: Vigil) -> None:
         while not (vigil.is_over or self._is_over):
@@ -92,37 +91,42 @@ class Listener:
                 bell.get(timeout=min(seconds, threading.TIMEOUT_MAX))
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
-        failing_since = time.monotonic()
-        while not self._is_over:
-            try:
-                with self._connections.connect(time.monotonic() + self._connections.timeout) as connection:
-                    connection.execute(f'LISTEN "{self._channel}"'.encode())
-                    self._look(connection)
-                    self._is_listening.set()
-                    self._fault = None
-                    pause = _FIRST_PAUSE
-                    self._ring()
-                    self._listen(connection)
-            except (psycopg.Error, OSError) as error:
-                if self._is_listening.is_set():
-                    failing_since = time.monotonic()
-                self._is_listening.clear()
-                self._note(error, failing_since)
-                self._sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+        with self._near, self._far:
+            pause = _FIRST_PAUSE
+            failing_since = time.monotonic()
+            while not self._is_over:
+                try:
+                    with self._connections.connect(time.monotonic() + self._connections.timeout) as connection:
+                        connection.execute(f'LISTEN "{self._channel}"'.encode())
+                        self._look(connection)
+                        self._is_listening.set()
+                        self._fault = None
+                        pause = _FIRST_PAUSE
+                        self._ring()
+                        self._listen(connection)
+                except StoreClosedError:
+                    return
+                except (psycopg.Error, OSError) as error:
+                    if self._is_listening.is_set():
+                        failing_since = time.monotonic()
+                    self._is_listening.clear()
+                    self._note(error, failing_since)
+                    self._sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _listen(self, connection: psycopg.Connection) -> None:
+    def _listen(self, connection: Connection) -> None:
         arrival = select.poll()
         for one in (connection, self._far):
             arrival.register(one, select.POLLIN)
         while not self._is_over:
             ready = dict(arrival.poll(HEARTBEAT_SECONDS * 1000))
             if connection.fileno() in ready:
+                connection.deadline = time.monotonic() + HEARTBEAT_SECONDS
                 for notification in connection.notifies(timeout=0):
                     incarnation, position, commits = map(int, notification.payload.split())
                     self.head = incarnation, position, commits
             elif not ready:
+                connection.deadline = time.monotonic() + min(HEARTBEAT_SECONDS, self._connections.timeout)
                 self._look(connection)
             self._ring()
 
@@ -134,7 +138,7 @@ class Listener:
     def _note(self, error: Exception, failing_since: float) -> None:
         is_hopeless = isinstance(error, psycopg.Error) and not faults.is_transient(error)
         if is_hopeless or time.monotonic() - failing_since > self._connections.timeout:
-            reason = faults.reason(error) if isinstance(error, psycopg.Error) else str(error)
+            reason = self._connections.reason(error) if isinstance(error, psycopg.Error) else str(error)
             self._fault = StoreUnavailableError(self._connections.location, reason)
             self._ring()
 

@@ -214,6 +214,9 @@ class PostgresStore(Backend):
         used = self._listeners.setdefault(os.getpid(), fresh)
         if used is not fresh:  # another thread was faster
             fresh.close()
+        elif self._closed:  # by another thread, which did not see this one
+            fresh.close()
+            self._check_open()
         return used
 
     def _leases(self, name: str) -> Leases:
