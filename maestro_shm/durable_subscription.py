@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from maestro_shm import options
 from maestro_shm.consumer import Consumer, Parked
 from maestro_shm.errors import MaestroError, SubscriptionError, shown
-from maestro_shm.leases import Leases
+from maestro_shm.leases import Leases, LeasesLostError
 from maestro_shm.membership import REPLAY, Membership
 from maestro_shm.partition import Partition, position_of
 from maestro_shm.partition_reader import PartitionReader
@@ -189,14 +189,31 @@ class DurableSubscription(Consumer):
     def _share_out(self) -> None:
         """Give back what is more than our share, and take what is missing and free."""
         self._next_look = time.monotonic() + _LOOK
-        if self._membership is None:
-            self._membership = Membership(self._store._leases(f"subscription/{self.name}"), self._settings.partitions)
         try:
-            self._give_back(self._membership)
-            self._take(self._membership)
+            self._share_out_with(self._membership or self._join())
+        except LeasesLostError:
+            self._leave()
+
+    def _join(self) -> Membership:
+        self._membership = Membership(self._store._leases(f"subscription/{self.name}"), self._settings.partitions)
+        return self._membership
+
+    def _leave(self) -> None:
+        """As after our death: others have our partitions, and may be at work on them."""
+        membership, self._membership = self._membership, None
+        self._reader.partitions.clear()
+        if membership is not None:
+            membership.close()
+
+    def _share_out_with(self, membership: Membership) -> None:
+        try:
+            self._give_back(membership)
+            self._take(membership)
+        except LeasesLostError:
+            raise
         except BaseException:
-            for number in self._membership.held - self._reader.partitions.keys():
-                self._membership.give_back(number)  # we do not know how far we came with it
+            for number in membership.held - self._reader.partitions.keys():
+                membership.give_back(number)  # we do not know how far we came with it
             raise
         self._move_far_behind()
 

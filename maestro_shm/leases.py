@@ -5,13 +5,19 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 
+from maestro_shm.errors import StoreUnavailableError
+
+
+class LeasesLostError(StoreUnavailableError):
+    """All leases of a holder are gone, since what it had them by broke, and others were faster; it may begin anew."""
+
 
 class Leases(ABC):
     """The leases of one holder, among those of one name."""
 
     @abstractmethod
     def take(self, number: int) -> bool:
-        """Whether it is ours now: not if another has it."""
+        """Whether it is ours now: not if another has it. Like every method it may raise `LeasesLostError`."""
 
     @abstractmethod
     def give_back(self, number: int) -> None:

@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from maestro_shm import options
 from maestro_shm.errors import ProjectionError, StoreUnavailableError
+from maestro_shm.leases import Leases, LeasesLostError
 from maestro_shm.projection import Projection
 from maestro_shm.projection_state import Home, LiveTables, ProjectionState
 from maestro_shm.records import MAX_SEQUENCE
@@ -53,7 +54,7 @@ class Projector:
         with closing(self._store._leases(f"projection/{self.name}")) as leases:
             while not self._vigil.is_over:
                 self._check_incarnation()
-                if not leases.take(_RUN):
+                if not _leads(leases):
                     # For a position that is never reached, that is for the time.
                     self._store._wait(self._incarnation, MAX_SEQUENCE, time.monotonic() + _LOOK, self._vigil)
                 elif not self._state.advance():
@@ -116,3 +117,11 @@ class Projector:
     def _check_incarnation(self) -> None:
         if self._store._cut().incarnation != self._incarnation:
             raise StoreUnavailableError(self._store.target, "it was reset, and its projections with it")
+
+
+def _leads(leases: Leases) -> bool:
+    """Whether this runner is the one."""
+    try:
+        return leases.take(_RUN)
+    except LeasesLostError:  # another was faster
+        return False
