@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -27,6 +27,8 @@ import psycopg
 
 GIVEN: Final = "MAESTRO_TEST_POSTGRES"
 PATIENCE: Final = 60
+REPLICA: Final = "replica"
+"""What replicas call themselves, for `synchronous_standby_names`."""
 _SET_DEATH_SIGNAL: Final = 1
 _SETTINGS: Final = {
     "fsync": "off",  # nobody pulls a plug here
@@ -50,8 +52,6 @@ class PostgresServer:
         directory.mkdir(exist_ok=True)
         if os.geteuid() == 0:
             os.chown(directory, *_user_ids())
-        if not self.data.exists():
-            self._make()
 
     @property
     def data(self) -> Path:
@@ -59,9 +59,87 @@ class PostgresServer:
 
     @property
     def url(self) -> str:
-        return f"postgresql://maestro@/postgres?host={quote(str(self.directory))}"
+        return self.url_of(self)
+
+    @staticmethod
+    def url_of(*servers: PostgresServer, user: str = "maestro", database: str = "postgres") -> str:
+        """The URL of whichever of the servers takes commits."""
+        hosts = ",".join(quote(str(server.directory)) for server in servers)
+        wanted = "&target_session_attrs=read-write" if len(servers) > 1 else ""
+        return f"postgresql://{user}@/{database}?host={hosts}{wanted}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """It runs for so long, and is removed afterwards."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.remove()
+
+    def connect(self) -> psycopg.Connection:
+        """A session of the one to whom all is allowed."""
+        return psycopg.connect(self.url, autocommit=True)
+
+    def ask(self, query: str) -> Any:
+        """The one value that a query gives."""
+        with self.connect() as connection:
+            row = connection.execute(query.encode()).fetchone()
+        return row[0] if row else None
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting while it runs."""
+        with self.connect() as connection:
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
+            connection.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + PATIENCE
+        while self.ask(f"SHOW {name}") != value:
+            assert time.monotonic() < deadline, f"{name} stays"
+            time.sleep(0.005)
+
+    def admit(self, *lines: str) -> None:
+        """Ask whoever is meant by these lines of `pg_hba.conf` for more than the others."""
+        assert self._process is not None
+        path = self.data / "pg_hba.conf"
+        path.write_text("".join(f"{line}\n" for line in lines) + path.read_text(encoding="utf-8"), encoding="utf-8")
+        self.ask("SELECT pg_reload_conf()")
+
+    def follow(self, primary: PostgresServer) -> None:
+        """Take the data of a primary in place of one's own, and be its replica from the next start on."""
+        assert self._process is None
+        shutil.rmtree(self.data, ignore_errors=True)
+        source = f"host={primary.directory} user=maestro"
+        self.run("pg_basebackup", "-d", source, "-D", str(self.data), "-c", "fast", "-X", "stream", "--no-sync")
+        self._settings["primary_conninfo"] = f"{source} application_name={REPLICA}"
+        self._own(self.data / "standby.signal")
+
+    def promote(self) -> None:
+        """Take the place of the primary, which must not run any more."""
+        self.run("pg_ctl", "promote", "-D", str(self.data))
+
+    def wait_for_replica(self) -> None:
+        """Return when commits are on the replica before they are acknowledged."""
+        deadline = time.monotonic() + PATIENCE
+        while self.ask("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") != 1:
+            assert time.monotonic() < deadline, f"no replica: {self.log}"
+            time.sleep(0.02)
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text(encoding="utf-8")
+
+    @property
+    def processes(self) -> list[int]:
+        """All of it, the first one first."""
+        if self._process is None:
+            return []
+        first = self._process.pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="ascii")
+        return [first, *map(int, children.split())]
 
     def start(self) -> None:
+        if not self.data.exists():
+            self._make()
         given = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         command = [_program("postgres"), "-D", str(self.data), "-k", str(self.directory), *given]
         with (self.directory / "log").open("ab") as log:
@@ -79,7 +157,7 @@ class PostgresServer:
                 psycopg.connect(self.url, connect_timeout=2).close()
             except psycopg.OperationalError as error:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"no server: {error}; {(self.directory / 'log').read_text()}") from None
+                    raise AssertionError(f"no server: {error}; {self.log}") from None
                 time.sleep(0.02)
             else:
                 return
@@ -91,6 +169,15 @@ class PostgresServer:
             self._process.wait(PATIENCE)
             self._process = None
 
+    def kill(self) -> None:
+        """Every process of it at once, and none may do anything more."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # so that it starts no other
+        for pid in self.processes[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.stop(signal.SIGKILL)
+
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self.directory)
@@ -100,6 +187,12 @@ class PostgresServer:
         subprocess.run(
             [_program(program), *arguments], check=True, capture_output=True, cwd=self.directory, **_as_user()
         )
+
+    @staticmethod
+    def _own(path: Path) -> None:
+        path.touch()
+        if os.geteuid() == 0:
+            os.chown(path, *_user_ids())
 
     def _make(self) -> None:
         options = ("--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")

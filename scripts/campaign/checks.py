@@ -11,6 +11,7 @@ from campaign.files import damage, fullness
 from campaign.histories import histories
 from campaign.hostile import frames, intruders, silence
 from campaign.kills import cycles, kills, workers
+from campaign.postgres import postgres
 from campaign.power import losses
 from campaign.views import views
 
@@ -30,4 +31,5 @@ ALL: Final[dict[str, Check]] = {
     "workers": workers.check,
     "cycles": cycles.check,
     "views": views.check,
+    "postgres": postgres.check,
 }
