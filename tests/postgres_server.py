@@ -195,8 +195,20 @@ class PostgresServer:
             os.chown(path, *_user_ids())
 
     def _make(self) -> None:
-        options = ("--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
-        self.run("initdb", "-D", str(self.data), "-U", "maestro", *options)
+        subprocess.run(["cp", "-a", _new_data(), self.data], check=True, cwd=self.directory, **_as_user())
+
+
+@functools.cache
+def _new_data() -> Path:
+    """The data of a server that was never started: a copy takes a tenth of the time."""
+    place = Path(tempfile.mkdtemp(prefix="maestro-postgres-data-"))
+    atexit.register(shutil.rmtree, place)
+    if os.geteuid() == 0:
+        os.chown(place, *_user_ids())
+    options = ("--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
+    command = [_program("initdb"), "-D", str(place / "data"), "-U", "maestro", *options]
+    subprocess.run(command, check=True, capture_output=True, cwd=place, **_as_user())
+    return place / "data"
 
 
 @functools.cache
