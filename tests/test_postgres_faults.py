@@ -25,6 +25,7 @@ from store_contract import event, in_threads
 import maestro_shm as ms
 from maestro_shm.postgres.connections import MOST_CONNECTIONS
 from maestro_shm.postgres.migration import migrate
+from maestro_shm.postgres.store import PostgresStore
 
 SESSIONS = """SELECT pid FROM pg_stat_activity WHERE application_name = 'maestro_shm' AND pid <> pg_backend_pid()"""
 PATIENT = 60.0
@@ -130,6 +131,42 @@ def test_a_wait_goes_on_when_its_session_is_ended(store: ms.Store) -> None:
         assert not waiting.done()
         store.commit_events([event()])
         assert waiting.result(PATIENT)
+
+
+def test_a_notification_of_somebody_else_disturbs_no_wait(url: str, store: ms.Store) -> None:
+    assert not store.wait(1, timeout=0)
+    with psycopg.connect(url, autocommit=True) as connection:
+        ((channel,),) = connection.execute("SELECT channel FROM maestro_head").fetchall()
+        for payload in ("", "x", "1 2", "a b c"):
+            connection.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+        waiting = threading.Thread(target=lambda: store.commit_events([event("a")]))
+        waiting.start()
+        assert store.wait(1, timeout=PATIENT)
+        waiting.join()
+
+
+def test_leases_end_with_who_has_them_though_a_fork_lives(url: str, store: ms.Store) -> None:
+    assert isinstance(store, PostgresStore)
+    end, hold_on = os.pipe()
+
+    def hold() -> None:
+        os.close(hold_on)
+        with ms.connect(url) as own:
+            assert isinstance(own, PostgresStore)
+            held = own._leases("some")
+            assert held.take(5)
+            os.fork()  # both live until somebody lets go
+            os.read(end, 1)
+
+    leases = store._leases("some")
+    try:
+        with Fork(hold):
+            wait_until(lambda: leases.taken_by_others(5, 6) == [5], "the lease is taken")
+        wait_until(lambda: leases.take(5), "the lease is free")
+    finally:
+        leases.close()
+        for descriptor in (end, hold_on):
+            os.close(descriptor)
 
 
 def test_consumers_go_on_when_their_sessions_are_ended(url: str, store: ms.Store) -> None:

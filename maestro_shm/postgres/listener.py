@@ -46,7 +46,7 @@ class Listener:
         self._channel = channel
         self._bells: set[SimpleQueue[None]] = set()
         self._is_over = False
-        self._fault: StoreUnavailableError | None = None
+        self._fault: str | None = None
         """Why nothing is heard, if that is so."""
         self._near, self._far = socket.socketpair()
         self._is_listening = threading.Event()
@@ -83,8 +83,8 @@ class Listener:
         while not (vigil.is_over or self._is_over):
             if self._is_listening.is_set() and is_there():
                 return
-            if self._fault is not None:
-                raise self._fault
+            if (fault := self._fault) is not None:
+                raise StoreUnavailableError(self._connections.location, fault)
             if (seconds := deadline - time.monotonic()) <= 0:
                 return
             with contextlib.suppress(Empty):
@@ -120,26 +120,32 @@ class Listener:
             arrival.register(one, select.POLLIN)
         while not self._is_over:
             ready = dict(arrival.poll(HEARTBEAT_SECONDS * 1000))
-            if connection.fileno() in ready:
-                connection.deadline = time.monotonic() + HEARTBEAT_SECONDS
-                for notification in connection.notifies(timeout=0):
-                    incarnation, position, commits = map(int, notification.payload.split())
-                    self.head = incarnation, position, commits
-            elif not ready:
-                connection.deadline = time.monotonic() + min(HEARTBEAT_SECONDS, self._connections.timeout)
+            connection.deadline = time.monotonic() + min(HEARTBEAT_SECONDS, self._connections.timeout)
+            if not ready:
                 self._look(connection)
+            elif connection.fileno() in ready:
+                self._hear(connection)
             self._ring()
 
-    def _look(self, connection: psycopg.Connection) -> None:
+    def _look(self, connection: Connection) -> None:
         row = connection.execute(b"SELECT incarnation, last_position, commits FROM maestro_head").fetchone()
         if row is not None:
             self.head = row
+        self._hear(connection)  # what came with the answer: the socket will not tell of it
+
+    def _hear(self, connection: Connection) -> None:
+        for notification in connection.notifies(timeout=0):
+            try:
+                incarnation, position, commits = map(int, notification.payload.split())
+            except ValueError:  # it is none of ours
+                continue
+            if (incarnation, commits) > (self.head[0], self.head[2]):  # one may be older than the last look
+                self.head = incarnation, position, commits
 
     def _note(self, error: Exception, failing_since: float) -> None:
         is_hopeless = isinstance(error, psycopg.Error) and not faults.is_transient(error)
         if is_hopeless or time.monotonic() - failing_since > self._connections.timeout:
-            reason = self._connections.reason(error) if isinstance(error, psycopg.Error) else str(error)
-            self._fault = StoreUnavailableError(self._connections.location, reason)
+            self._fault = self._connections.reason(error) if isinstance(error, psycopg.Error) else str(error)
             self._ring()
 
     def _sleep(self, seconds: float) -> None:

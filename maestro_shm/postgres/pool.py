@@ -8,6 +8,7 @@ signal's handler could meet.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import weakref
 from collections import deque
@@ -29,6 +30,10 @@ class Connection(psycopg.Connection):
     """One that gives up at a deadline, whatever the server does: it may hang, or wait for a replica that is gone."""
 
     deadline: float = float("inf")
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        _open_ones.add(self)
 
     def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
         return super().wait(_bounded(gen, self), *given, **named)
@@ -116,6 +121,21 @@ class _Turn:
     def __del__(self) -> None:
         if (turns := self._turns()) is not None:
             turns.put(_Turn(turns))
+
+
+_open_ones: Final[weakref.WeakSet[Connection]] = weakref.WeakSet()
+
+
+def _let_go_after_fork() -> None:
+    """A child has its parent's sockets, and with them would keep its sessions, and their leases, when it is dead."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for connection in list(_open_ones):
+        if not connection.closed:
+            os.dup2(nothing, connection.fileno(), inheritable=False)
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 def _bounded(steps: Generator[Any, Any, Any], connection: Connection) -> Generator[Any, Any, Any]:
