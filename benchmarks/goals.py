@@ -110,6 +110,9 @@ def _views(results: Results) -> list[Goal]:
             Goal(f"{title}, one reader", feed.one_reader, 200_000, at_least=True, unit=""),
             Goal(f"{title}, two readers: as many as one", feed.two_readers / feed.one_reader, 1.8, at_least=True),
         ]
+    if copies := results.copies:
+        title = f"events/s of a copy to PostgreSQL, compared in the end, {copies.events:,} events"
+        goals.append(Goal(title, copies.to_postgres, 20_000, at_least=True, unit=""))
     return goals
 
 

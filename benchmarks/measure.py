@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import maestro_shm as ms
 from benchmarks import eventsourcing_modules, figures, pushes, rivals, transactions
 from benchmarks.contestant import Contestant
+from benchmarks.copies import measure_copies
 from benchmarks.eventsourcing_modules import MaestroModule, SqliteModule
 from benchmarks.feeds import measure_feed
 from benchmarks.filled_store import fill_large, fill_small
@@ -43,6 +44,8 @@ def measure(settings: Settings, say: _Say) -> Results:
         _compare_crowds(results, say)
         _compare_modules(results, say)
         _try_large_store(results, fresh, say)
+    say("copies to PostgreSQL and back …")
+    results.copies = measure_copies(results.settings)
     results.seconds = perf_counter() - started
     return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from benchmarks.copies import CopyRates
 from benchmarks.feeds import FeedRates
 from benchmarks.server_memory import ServerMemory
 from benchmarks.settings import Settings
@@ -20,6 +21,7 @@ class Results:
     throughputs: list[Throughput] = field(default_factory=list)
     memory: ServerMemory | None = None
     feed: FeedRates | None = None
+    copies: CopyRates | None = None
     large_events: int = 0
     seconds: float = 0.0
 

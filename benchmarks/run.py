@@ -1,4 +1,5 @@
-"""Run the benchmarks: `python -m benchmarks.run [--full | --check] [--out DIRECTORY]`, from the root of the checkout.
+"""Run the benchmarks: `python -m benchmarks.run [--full | --check] [--out DIRECTORY]`, from the root of the checkout,
+with `tests` in `PYTHONPATH`.
 
 Rules: nothing fails because a time is long; the table of goals says what was reached. However the run ends, by Ctrl-C
 or SIGTERM too, its processes end and its files go. The directory gets NAME.json and NAME.png, named by the run's size.

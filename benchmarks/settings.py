@@ -23,6 +23,8 @@ class Settings:
     feed_rounds: int
     feed_events: int
     """So many of the large store's are read."""
+    copy_rounds: int
+    copied_events: int
     small_events: int
     large_events: int
     fewer_events: int
@@ -42,6 +44,8 @@ QUICK = Settings(
     first_reads=40,
     feed_rounds=7,
     feed_events=200_000,
+    copy_rounds=3,
+    copied_events=100_000,
     small_events=1_000,
     large_events=1_000_000,
     fewer_events=200_000,
@@ -60,6 +64,8 @@ FULL = Settings(
     first_reads=200,
     feed_rounds=25,
     feed_events=500_000,
+    copy_rounds=7,
+    copied_events=500_000,
     small_events=1_000,
     large_events=1_000_000,
     fewer_events=1_000_000,
@@ -78,6 +84,8 @@ CHECK = Settings(
     first_reads=2,
     feed_rounds=1,
     feed_events=5_000,
+    copy_rounds=1,
+    copied_events=2_000,
     small_events=1_000,
     large_events=5_000,
     fewer_events=5_000,

@@ -67,6 +67,9 @@ def _throughput_table(results: Results) -> Table:
         if timing.figure == figures.COMMIT_BATCH.name:
             what = f"events, {figures.COMMIT_BATCH.events} per commit, 1 worker"
             table.add_row(what, timing.rival, f"{1e6 / timing.median_us:,.0f}", style=_style(timing.rival))
+    if copies := results.copies:
+        for what, rate in (("to PostgreSQL", copies.to_postgres), ("from PostgreSQL", copies.from_postgres)):
+            table.add_row(f"events copied {what}, compared in the end", Maestro.name, f"{rate:,.0f}", style="bold")
     return table
 
 

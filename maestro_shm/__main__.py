@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from maestro_shm import demo, migrate, repair
+from maestro_shm import copy, demo, migrate, repair
 from maestro_shm.errors import MaestroError
 
 
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_command(commands)
     repair.add_command(commands)
     migrate.add_command(commands)
+    copy.add_command(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)

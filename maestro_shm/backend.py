@@ -6,20 +6,22 @@ import functools
 import inspect
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
-from maestro_shm import options
+from maestro_shm import options, validation
 from maestro_shm import transaction as transactions
 from maestro_shm.arrival import check_position, has_arrived
 from maestro_shm.consumer import Consumer
+from maestro_shm.cut import StoredSnapshot
 from maestro_shm.cut_reads import CutReads
 from maestro_shm.durable_subscription import DurableSubscription
 from maestro_shm.errors import (
     ConflictError,
     RetriesExhaustedError,
     SequenceConflictError,
+    StoreUnavailableError,
     TransactionError,
     shown,
 )
@@ -36,6 +38,7 @@ from maestro_shm.store import Store
 from maestro_shm.subscription import Subscription
 from maestro_shm.tables import Tables
 from maestro_shm.transaction import Transaction
+from maestro_shm.validation import PackedEvent
 from maestro_shm.vigil import Vigil
 from maestro_shm.workspace import Workspace
 
@@ -63,6 +66,16 @@ class Backend(CutReads):
     @abstractmethod
     def _commit(self, proposal: Proposal) -> Callable[[], list[Event]]:
         """Store all of it, and return what makes its events as stored. Raises `ConflictError` if a read is stale."""
+
+    @abstractmethod
+    def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
+        """Store a packed snapshot that was checked; see `Store.commit_snapshot`."""
+
+    def commit_snapshot(self, snapshot: Snapshot) -> bool:
+        self._check_open()
+        transactions.refuse_within(self, "a snapshot")
+        payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
+        return self._commit_snapshot(snapshot.aggregate_id, snapshot.sequence, payload)
 
     @overload
     def transact(self) -> Callable[[Callable[Concatenate[Any, _Params], _Result]], Callable[_Params, _Result]]: ...
@@ -166,6 +179,30 @@ class Backend(CutReads):
             return self.transact(function, *arguments, **named)
 
         return run
+
+    def _commit_copies(self, first_position: int, commits: Sequence[Sequence[PackedEvent]]) -> None:
+        """Store commits of another store as they were there; the first event is to have this position.
+
+        Each is whole or not there, whatever happens. Raises `StoreUnavailableError` if another event comes between,
+        and `ConflictError`.
+        """
+        self._check_ends_at(first_position - 1)
+        for events in commits:
+            self._commit(Proposal(list(events)))
+        self._check_ends_at(first_position - 1 + sum(map(len, commits)))
+
+    def _commit_snapshot_copies(self, snapshots: Sequence[StoredSnapshot]) -> None:
+        """Store those of another store that are newer than what is here."""
+        for snapshot in snapshots:
+            self._commit_snapshot(*snapshot)
+
+    def _check_ends_at(self, position: int) -> None:
+        if (last := self.last_position) != position:
+            raise self._written_to(last, position)
+
+    def _written_to(self, last: int, expected: int) -> StoreUnavailableError:
+        reason = f"somebody else writes to it: its last position is {last:,} instead of {expected:,}"
+        return StoreUnavailableError(self.target, reason)
 
     def _store_snapshots(self, snapshots: Iterable[Snapshot]) -> None:
         for snapshot in snapshots:

@@ -32,6 +32,26 @@ class Keys(NamedTuple):
 NO_ENTRY: Final = Entry(NEVER, None)
 
 
+class StoredEvent(NamedTuple):
+    """An event as it is stored, with its packed payload."""
+
+    aggregate_id: str
+    sequence: int
+    timestamp: int
+    payload: bytes
+    position: int
+    commit: int
+    """The same for two neighbours exactly if they were committed together; what it is otherwise is the store's own."""
+
+
+class StoredSnapshot(NamedTuple):
+    """A snapshot as it is stored, with its packed body."""
+
+    aggregate_id: str
+    sequence: int
+    payload: bytes
+
+
 class Cut(ABC):
     """The reads of one state. Arguments are right already: whoever asks has checked them."""
 
@@ -75,14 +95,30 @@ class Cut(ABC):
         """The wanted events in the order of their positions, some at once."""
 
     @abstractmethod
+    def stored_events(self, after: int) -> Iterator[list[StoredEvent]]:
+        """The events behind a position in the order of their positions, some at once, none of them unpacked."""
+
+    @abstractmethod
+    def stored_snapshots(self) -> Iterator[StoredSnapshot]:
+        """The snapshots of all aggregates, one for each that has any, in no particular order."""
+
+    @abstractmethod
+    def table_names(self) -> list[str]:
+        """The names of the tables that have, or had, any entries, in order."""
+
+    @abstractmethod
     def entry(self, table: str, key: str) -> Entry:
         """What a table has under a key."""
+
+    def versions(self, table: str, keys: Sequence[str]) -> list[int]:
+        """The versions of what a table has under these keys."""
+        return [self.entry(table, key).version for key in keys]
 
     @abstractmethod
     def keys(self, table: str) -> Keys:
         """What keys a table has."""
 
-    def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
+    def pairs(self, table: str, start: str | None = None) -> Iterator[tuple[str, bytes]]:
         """A table's keys from `start` on, with their packed values."""
         keys = self.keys(table).keys
         for key in keys[0 if start is None else bisect_left(keys, start) :]:

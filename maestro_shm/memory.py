@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from maestro_shm import codec, options, validation
 from maestro_shm.backend import Backend
 from maestro_shm.clock import HybridClock
-from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys
+from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys, StoredEvent, StoredSnapshot
 from maestro_shm.errors import SequenceConflictError, StaleReadError, StoreClosedError, TableConflictError
 from maestro_shm.leases import Leases, ThreadLeases
 from maestro_shm.proposal import Change, Proposal
@@ -139,6 +139,15 @@ class _MemoryCut(Cut):
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
         yield self._store.find_after(self._content, wanted, self._position)
 
+    def stored_events(self, after: int) -> Iterator[list[StoredEvent]]:
+        yield self._store.find_stored_events(self._content, after, self._position)
+
+    def stored_snapshots(self) -> Iterator[StoredSnapshot]:
+        return iter(self._store.find_stored_snapshots(self._content, self._commit))
+
+    def table_names(self) -> list[str]:
+        return self._store.find_table_names(self._content, self._commit)
+
     def entry(self, table: str, key: str) -> Entry:
         return self._store.find_entry(self._content, table, key, self._commit)
 
@@ -166,21 +175,6 @@ class MemoryStore(Backend):
         refuse_within(self, "a commit")
         packed = validation.pack_events(events, self._max_commit_bytes)
         return self._commit(Proposal(packed))() if packed else []
-
-    def commit_snapshot(self, snapshot: Snapshot) -> bool:
-        self._check_open()
-        refuse_within(self, "a snapshot")
-        payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
-        with self._lock:
-            self._check_open()
-            stored = self._content.snapshots.setdefault(snapshot.aggregate_id, [])
-            if stored and snapshot.sequence <= stored[-1].sequence:
-                return False
-            self._content.commits += 1
-            stored.append(_StoredSnapshot(self._content.commits, snapshot.sequence, payload))
-            self._content.bytes += validation.record_size(snapshot.aggregate_id, payload)
-            self._ring()
-            return True
 
     def stats(self) -> dict[str, Any]:
         with self._lock:
@@ -228,6 +222,33 @@ class MemoryStore(Backend):
                 if wanted.types is None or event.type in wanted.types
             ]
             return found[: wanted.limit]
+
+    def find_stored_events(self, content: _Content, after: int, last: int) -> list[StoredEvent]:
+        """The events behind a position up to a last one, as they are stored."""
+        with self._lock:
+            self._check_open()
+            return [
+                StoredEvent(
+                    aggregate_id, stored.sequence, stored.timestamp, stored.payload, stored.position, end.commit
+                )
+                for (aggregate_id, stored), end in zip(content.all[after:last], content.ends[after:last], strict=True)
+            ]
+
+    def find_stored_snapshots(self, content: _Content, commit: int) -> list[StoredSnapshot]:
+        """The newest snapshot of each aggregate up to a commit, as it is stored."""
+        with self._lock:
+            self._check_open()
+            found = [
+                (aggregate_id, next((snapshot for snapshot in reversed(stored) if snapshot.commit <= commit), None))
+                for aggregate_id, stored in content.snapshots.items()
+            ]
+            return [StoredSnapshot(name, newest.sequence, newest.payload) for name, newest in found if newest]
+
+    def find_table_names(self, content: _Content, commit: int) -> list[str]:
+        """The tables that had any entries by a commit."""
+        with self._lock:
+            self._check_open()
+            return sorted(name for name, table in content.tables.items() if bisect_right(table.versions, commit))
 
     def find_position(self, content: _Content, timestamp: int, last: int) -> int:
         """The last position up to a last one before the first commit with an event of a later time."""
@@ -298,6 +319,18 @@ class MemoryStore(Backend):
                 self._content.bytes += validation.entry_size(table, key, change.payload)
             self._ring()
         return lambda: [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
+
+    def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
+        with self._lock:
+            self._check_open()
+            stored = self._content.snapshots.setdefault(aggregate_id, [])
+            if stored and sequence <= stored[-1].sequence:
+                return False
+            self._content.commits += 1
+            stored.append(_StoredSnapshot(self._content.commits, sequence, payload))
+            self._content.bytes += validation.record_size(aggregate_id, payload)
+            self._ring()
+            return True
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         self._wait_until(

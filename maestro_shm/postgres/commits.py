@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from maestro_shm.cut import NEVER
+from maestro_shm.cut import NEVER, StoredSnapshot
 from maestro_shm.errors import ConflictError, SequenceConflictError, StaleReadError, TableConflictError
 from maestro_shm.postgres.columns import column, whole_column
 from maestro_shm.proposal import Proposal
@@ -20,6 +20,13 @@ COMMIT: Final = """SELECT first_position, timestamps, conflict, place, present F
     %s::bytea[], %s::bigint[]
 )"""
 """The id of the commit, whether it may have been sent before, events, changes, and the reads that it was decided by."""
+COPIES: Final = """SELECT conflict, place, present FROM maestro_commit_copies(
+    %s, %s, %s, %b::bytea[], %b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[], %b::bigint[]
+)"""
+"""The id of the commits, whether they may have been sent before, the position of the first event, the events, and of
+each the number of its commit among these, counted from 1."""
+SNAPSHOT_COPIES: Final = """SELECT count(maestro_commit_snapshot(%s, %s, s.name, s.sequence, s.payload, s.whole))
+FROM unnest(%b::bytea[], %b::bigint[], %b::bytea[], %b::bytea[]) s(name, sequence, payload, whole)"""
 COMMIT_EVENTS: Final = """SELECT first_position, timestamps, conflict, place, present FROM maestro_commit_events(
     %s, %s, %s::bytea[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[]
 )"""
@@ -67,6 +74,23 @@ def snapshot_arguments(aggregate_id: str, sequence: int, payload: bytes) -> tupl
     return column(aggregate_id), sequence, payload, whole_column(aggregate_id)
 
 
+def copy_arguments(first_position: int, commits: Sequence[Sequence[PackedEvent]]) -> tuple[Any, ...]:
+    """Of commits of another store."""
+    numbers = [number for number, events in enumerate(commits, 1) for _ in events]
+    *columns, whole_ids = event_arguments([event for events in commits for event in events])
+    return first_position, *columns, _or_none(whole_ids), numbers
+
+
+def snapshot_copy_arguments(snapshots: Sequence[StoredSnapshot]) -> tuple[Any, ...]:
+    """Of snapshots of another store."""
+    return (
+        [column(aggregate_id) for aggregate_id, _, _ in snapshots],
+        [sequence for _, sequence, _ in snapshots],
+        [payload for _, _, payload in snapshots],
+        _or_none([whole_column(aggregate_id) for aggregate_id, _, _ in snapshots]),
+    )
+
+
 def conflict(proposal: Proposal, kind: str, place: int, found: int) -> ConflictError:
     """The error for what a commit was refused for."""
     if kind == "event":
@@ -83,3 +107,8 @@ def conflict(proposal: Proposal, kind: str, place: int, found: int) -> ConflictE
         return TableConflictError(table, key, version, found)
     (table, key), change = list(proposal.changes.items())[place - 1]
     return TableConflictError(table, key, change.version - 1, found)
+
+
+def _or_none(wholes: list[bytes | None]) -> list[bytes | None] | None:
+    """None where all are: a list without any value has no type of its own, and `unnest` fills up with NULL."""
+    return wholes if any(whole is not None for whole in wholes) else None

@@ -5,11 +5,11 @@ Each read is one statement, which looks at the store's incarnation, too: after a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from maestro_shm import codec
-from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys
+from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys, StoredEvent, StoredSnapshot
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.postgres.columns import column, prefix_column, text_of
 from maestro_shm.postgres.connections import Connections, Row
@@ -21,6 +21,9 @@ HEAD: Final = "SELECT incarnation, commits, last_position FROM maestro_head"
 _BATCH: Final = 512
 _BATCH_BYTES: Final = 1 << 20
 """Events that are fetched at once, and the bytes in which they begin."""
+_STORED_BATCH: Final = 4096
+_STORED_BATCH_BYTES: Final = 4 << 20
+"""The same where they are not unpacked."""
 _SCANNED: Final = 50_000
 """Positions that one statement looks at, so that none takes long where few events are wanted."""
 
@@ -87,6 +90,55 @@ _PAIRS: Final = """WITH RECURSIVE known AS (
 )
 _KEYS: Final = _PAIRS.format("NULL")
 _KEYS_WITH_VALUES: Final = _PAIRS.format("e.payload")
+
+_STORED: Final = _READ.format(
+    """SELECT * FROM (
+        SELECT aggregate_id, whole, sequence, timestamp, payload, position, commit,
+            sum(length(payload)) OVER (ORDER BY position) - length(payload) AS before
+        FROM maestro_events WHERE position > %s AND position <= %s
+    ) fitting WHERE before < %s""",
+    "ORDER BY r.position",
+)
+# From one to the next by the index, however often each was changed.
+_SNAPSHOTS: Final = """WITH RECURSIVE known AS (
+    (SELECT aggregate_id FROM maestro_snapshots WHERE aggregate_id > %(after)s ORDER BY aggregate_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT s.aggregate_id FROM maestro_snapshots s WHERE s.aggregate_id > k.aggregate_id
+        ORDER BY s.aggregate_id LIMIT 1
+    ) FROM known k WHERE k.aggregate_id IS NOT NULL
+)
+""" + _READ.format(
+    """SELECT * FROM (
+        SELECT k.aggregate_id, s.whole, s.sequence, s.payload,
+            sum(coalesce(s.size, 0)) OVER (ORDER BY k.aggregate_id) - coalesce(s.size, 0) AS before
+        FROM (SELECT aggregate_id FROM known LIMIT %(most)s) k LEFT JOIN LATERAL (
+            SELECT whole, sequence, payload, length(payload) AS size FROM maestro_snapshots
+            WHERE aggregate_id = k.aggregate_id AND commit <= %(commit)s ORDER BY sequence DESC LIMIT 1
+        ) s ON true WHERE k.aggregate_id IS NOT NULL
+    ) fitting WHERE before < %(bytes)s""",
+    "ORDER BY r.aggregate_id",
+)
+_TABLE_NAMES: Final = """WITH RECURSIVE known AS (
+    (SELECT name FROM maestro_tables ORDER BY name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.name FROM maestro_tables t WHERE t.name > k.name ORDER BY t.name LIMIT 1)
+    FROM known k WHERE k.name IS NOT NULL
+)
+""" + _READ.format(
+    """SELECT k.name FROM known k WHERE k.name IS NOT NULL AND EXISTS (
+        SELECT FROM maestro_tables t WHERE t.name = k.name AND t.commit <= %s
+    )""",
+    "",
+)
+_VERSIONS: Final = _READ.format(
+    """SELECT coalesce(e.version, -1), k.place FROM unnest(%s::bytea[]) WITH ORDINALITY k(key, place)
+    LEFT JOIN LATERAL (
+        SELECT version FROM maestro_entries WHERE table_name = %s AND key = k.key AND commit <= %s
+        ORDER BY version DESC LIMIT 1
+    ) e ON true""",
+    "ORDER BY r.place",
+)
 
 Known = dict[str, tuple[int, Keys]]
 """Of tables: the incarnation, and what keys there were at some version."""
@@ -165,6 +217,32 @@ class SqlCut(Cut):
             left = None if left is None else left - len(events)
             yield events
 
+    def stored_events(self, after: int) -> Iterator[list[StoredEvent]]:
+        position = after
+        while position < self._last_position:
+            # Not a LIMIT: where the database knows nothing of the table yet, it would sort all that is left.
+            end = min(position + _STORED_BATCH, self._last_position)
+            rows = self._read(_STORED, position, end, _STORED_BATCH_BYTES)
+            events = [StoredEvent(text_of(key, whole), *facts) for key, whole, *facts, _ in rows]
+            position = events[-1].position
+            yield events
+
+    def stored_snapshots(self) -> Iterator[StoredSnapshot]:
+        bounds = {"commit": self._commit, "most": _BATCH, "bytes": _BATCH_BYTES}
+        after = b""
+        while rows := self._checked(self._connections.rows(_SNAPSHOTS, {**bounds, "after": after})):
+            after = rows[-1][0]
+            for key, whole, sequence, payload, _ in rows:
+                if payload is not None:
+                    yield StoredSnapshot(text_of(key, whole), sequence, payload)
+
+    def table_names(self) -> list[str]:
+        return sorted(text_of(name, None) for (name,) in self._read(_TABLE_NAMES, self._commit))
+
+    def versions(self, table: str, keys: Sequence[str]) -> list[int]:
+        rows = self._read(_VERSIONS, [column(key) for key in keys], column(table), self._commit)
+        return [version for version, _ in rows]
+
     def entry(self, table: str, key: str) -> Entry:
         for version, payload in self._read(_ENTRY, column(table), column(key), self._commit):
             return Entry(version, payload)
@@ -179,7 +257,7 @@ class SqlCut(Cut):
         self._known[table] = self._incarnation, found
         return found
 
-    def pairs(self, table: str, start: str | None) -> Iterator[tuple[str, bytes]]:
+    def pairs(self, table: str, start: str | None = None) -> Iterator[tuple[str, bytes]]:
         return self._in_order(_KEYS_WITH_VALUES, table, start or "")
 
     def _in_order(self, statement: str, table: str, start: str) -> Iterator[tuple[str, Any]]:

@@ -13,13 +13,13 @@ from typing import Any, Final, TypeVar
 
 from maestro_shm import codec, options, validation
 from maestro_shm.backend import Backend
-from maestro_shm.cut import Cut
+from maestro_shm.cut import Cut, StoredSnapshot
 from maestro_shm.errors import StoreClosedError, StoreUnavailableError
 from maestro_shm.leases import Leases
 from maestro_shm.open_calls import OpenCalls, carry_out
 from maestro_shm.postgres import commits
 from maestro_shm.postgres.advisory_leases import AdvisoryLeases
-from maestro_shm.postgres.commits import COMMIT, COMMIT_EVENTS, RESET, SNAPSHOT
+from maestro_shm.postgres.commits import COMMIT, COMMIT_EVENTS, COPIES, RESET, SNAPSHOT, SNAPSHOT_COPIES
 from maestro_shm.postgres.connections import Connections, Row
 from maestro_shm.postgres.listener import Head, Listener
 from maestro_shm.postgres.sql_cut import HEAD, Known, SqlCut
@@ -91,16 +91,6 @@ class PostgresStore(Backend):
         arguments = commits.event_arguments(packed)
         return self._store(COMMIT_EVENTS, Proposal(packed), arguments, ("commit_events", *packed), _as_stored)
 
-    def commit_snapshot(self, snapshot: Snapshot) -> bool:
-        self._check_open()
-        refuse_within(self, "a snapshot")
-        payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
-        aggregate_id, sequence = snapshot.aggregate_id, snapshot.sequence
-        arguments = commits.snapshot_arguments(aggregate_id, sequence, payload)
-        return self._once(
-            ("commit_snapshot", aggregate_id, sequence, payload), SNAPSHOT, arguments, lambda row: bool(row[0])
-        )
-
     # Reads of one statement each need no cut before it.
 
     def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
@@ -161,6 +151,30 @@ class PostgresStore(Backend):
         proposal.check_size(self._max_commit_bytes)
         call = ("commit", tuple(proposal.events), *((*entry, *new) for entry, new in proposal.changes.items()))
         return self._store(COMMIT, proposal, commits.arguments(proposal), call, partial(partial, _as_stored))
+
+    def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
+        arguments = commits.snapshot_arguments(aggregate_id, sequence, payload)
+        return self._once(
+            ("commit_snapshot", aggregate_id, sequence, payload), SNAPSHOT, arguments, lambda row: bool(row[0])
+        )
+
+    def _commit_copies(self, first_position: int, copied: Sequence[Sequence[PackedEvent]]) -> None:
+        self._check_open()
+
+        def check(row: Row) -> None:
+            conflict, place, found = row
+            if conflict == "position":
+                raise self._written_to(found, first_position - 1)
+            if conflict is not None:
+                raise commits.conflict(Proposal([event for one in copied for event in one]), conflict, place, found)
+
+        arguments = commits.copy_arguments(first_position, copied)
+        self._once(("commit_copies", first_position, *map(tuple, copied)), COPIES, arguments, check)
+
+    def _commit_snapshot_copies(self, snapshots: Sequence[StoredSnapshot]) -> None:
+        self._check_open()
+        arguments = commits.snapshot_copy_arguments(snapshots)
+        self._once(("commit_snapshot_copies", *snapshots), SNAPSHOT_COPIES, arguments, lambda _: None)
 
     def _store(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from maestro_shm import codec
+from maestro_shm.cut import StoredEvent
 from maestro_shm.records import Event
 from maestro_shm.selection import Selection
 from maestro_shm.shared.log import Log, Placed
@@ -50,13 +51,10 @@ class Feed:
         is_filtered = heads is not None or bool(prefix)
         while position <= last and left != 0:
             most = _BATCH if left is None or is_filtered else min(_BATCH, left)
-            offsets = self._offsets(position, min(most, last - position + 1))
-            del offsets[max(1, bisect_left(offsets, offsets[0] + _BATCH_BYTES)) :]
-            placed = self._log.read_placed(offsets)
-            self._check(position, placed, offsets)
+            offsets, placed = self._placed(position, min(most, last - position + 1))
             events = [
                 codec.unpack_event(key.decode(), sequence, timestamp, position, payload)
-                for key, sequence, position, timestamp, payload in placed
+                for key, sequence, position, timestamp, payload, _ in placed
                 if (heads is None or payload.startswith(heads)) and key.startswith(prefix)
             ]
             if left is not None:
@@ -64,6 +62,25 @@ class Feed:
                 left -= len(events)
             position += len(offsets)
             yield events
+
+    def stored(self, after: int, last: int) -> Iterator[list[StoredEvent]]:
+        """All events behind a position up to a last one, some at once. Those of one commit lie in one frame."""
+        position = after + 1
+        while position <= last:
+            offsets, placed = self._placed(position, min(_BATCH, last - position + 1))
+            position += len(offsets)
+            yield [
+                StoredEvent(key.decode(), sequence, timestamp, payload, place, offset - distance)
+                for (key, sequence, place, timestamp, payload, distance), offset in zip(placed, offsets, strict=True)
+            ]
+
+    def _placed(self, first: int, count: int) -> tuple[list[int], list[Placed]]:
+        """The first of so many events from a position on, as far as they are read at once, and where they lie."""
+        offsets = self._offsets(first, count)
+        del offsets[max(1, bisect_left(offsets, offsets[0] + _BATCH_BYTES)) :]
+        placed = self._log.read_placed(offsets)
+        self._check(first, placed, offsets)
+        return offsets, placed
 
     def _check(self, first: int, placed: list[Placed], offsets: list[int]) -> None:
         for position, (found, offset) in enumerate(zip(placed, offsets, strict=True), first):

@@ -96,6 +96,17 @@ class Index:
                 return word + 1
         return None
 
+    def all_of(self, kind: int) -> Iterator[tuple[bytes, int]]:
+        """The keys of a kind, each with the offset of its newest record."""
+        for slot in range(self.capacity):
+            word = (slot + _HEAD_SLOTS) * 2 + 1
+            if not (offset := self.words[word]):
+                continue
+            found = self._log.key_of(offset)
+            self._check_key(word, offset, found)
+            if found[0] == kind:
+                yield found[1], offset
+
     def locate(self, mark: int, offset: int) -> int | None:
         """The word that holds this offset under this fingerprint, or None; no record is read for it."""
         for word in self._probe(mark):
@@ -143,9 +154,13 @@ class Index:
         if found == (kind, key):
             return True
         self._log.read(offset)  # if its CRC is wrong, so may be the key, and a stream would seem to be missing
-        if fingerprint(*found) != self.words[word - 1]:
-            raise CorruptLogError(str(self._file.path), word * 8, "it leads to a record of another key")
+        self._check_key(word, offset, found)
         return False
+
+    def _check_key(self, word: int, offset: int, found: tuple[int, bytes]) -> None:
+        if fingerprint(*found) != self.words[word - 1]:
+            self._log.read(offset)
+            raise CorruptLogError(str(self._file.path), word * 8, "it leads to a record of another key")
 
     def _claim(self, kind: int, key: bytes, claimed: Collection[int]) -> int:
         mark = fingerprint(kind, key)

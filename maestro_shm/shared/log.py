@@ -39,8 +39,8 @@ Facts = tuple[int, int, int, int, bytes]
 """Sequence, previous, position, timestamp and payload of a record: all that a read needs."""
 
 
-Placed = tuple[bytes, int, int, int, bytes]
-"""Key, sequence, position, timestamp and payload of a record."""
+Placed = tuple[bytes, int, int, int, bytes, int]
+"""Key, sequence, position, timestamp and payload of a record, and how far behind the start of its frame it lies."""
 
 
 class Log:
@@ -113,7 +113,7 @@ class Log:
             except KeyError:
                 data = self._open_segment(offset >> SEGMENT_BITS)
             try:
-                crc, size, sequence, _, position, timestamp, _, key_length, _ = _unpack_header(data, start)
+                crc, size, sequence, _, position, timestamp, distance, key_length, _ = _unpack_header(data, start)
             except struct.error:
                 raise self.damage(offset, "no record can begin so near to the end") from None
             if start + size > SEGMENT_SIZE:
@@ -122,7 +122,7 @@ class Log:
             if crc32(rest, offset) != crc:
                 raise self.damage(offset, "a record's CRC is wrong")
             key_end = _KEY_START + key_length
-            found.append((rest[_KEY_START:key_end], sequence, position, timestamp, rest[key_end:]))
+            found.append((rest[_KEY_START:key_end], sequence, position, timestamp, rest[key_end:], distance))
         return found
 
     def key_of(self, offset: int) -> tuple[int, bytes]:

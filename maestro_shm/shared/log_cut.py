@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from maestro_shm.cut import Cut, Entry, Keys
+from maestro_shm.cut import Cut, Entry, Keys, StoredEvent, StoredSnapshot
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.selection import Selection
@@ -56,15 +56,26 @@ class LogCut(Cut):
         return LogCut(self._view, end, self._directory)
 
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
-        batches = self._view.feed.batches(wanted, self.last_position)
-        while (batch := self._read(lambda _: next(batches, None))) is not None:
-            yield batch
+        yield from self._each(self._view.feed.batches(wanted, self.last_position))
+
+    def stored_events(self, after: int) -> Iterator[list[StoredEvent]]:
+        yield from self._each(self._view.feed.stored(after, self.last_position))
+
+    def stored_snapshots(self) -> Iterator[StoredSnapshot]:
+        yield from self._each(self._view.snapshots(self._published))
+
+    def table_names(self) -> list[str]:
+        return self._read(self._view.table_names)
 
     def entry(self, table: str, key: str) -> Entry:
         return self._read(self._view.entry, table, key)
 
     def keys(self, table: str) -> Keys:
         return self._read(self._view.keys_of, table)
+
+    def _each(self, found: Iterator[_Result]) -> Iterator[_Result]:
+        while (one := self._read(lambda _: next(found, None))) is not None:
+            yield one
 
     def _read(self, read: Callable[..., _Result], *arguments: object) -> _Result:
         try:

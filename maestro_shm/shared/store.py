@@ -117,16 +117,6 @@ class SharedStore(Backend):
             self._check_open()  # another thread may have closed the store meanwhile
             raise
 
-    def commit_snapshot(self, snapshot: Snapshot) -> bool:
-        self._check_open()
-        refuse_within(self, "a snapshot")
-        payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
-        try:
-            return self._proxy.commit_snapshot(snapshot.aggregate_id, snapshot.sequence, payload)
-        except StoreUnavailableError:
-            self._check_open()
-            raise
-
     def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
@@ -199,6 +189,13 @@ class SharedStore(Backend):
         rows, changes, reads = rows_of(proposal)
         try:
             return self._proxy.commit(rows, changes, reads, lambda sent, reply: partial(_as_stored, sent[0], reply))
+        except StoreUnavailableError:
+            self._check_open()
+            raise
+
+    def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
+        try:
+            return self._proxy.commit_snapshot(aggregate_id, sequence, payload)
         except StoreUnavailableError:
             self._check_open()
             raise

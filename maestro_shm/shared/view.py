@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from maestro_shm import codec
-from maestro_shm.cut import NO_ENTRY, Entry, Keys
+from maestro_shm.cut import NO_ENTRY, Entry, Keys, StoredSnapshot
 from maestro_shm.errors import StoreClosedError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.shared import header as head
@@ -117,6 +118,24 @@ class View:
             return None
         sequence, _, _, _, payload = self.log.read(offset)
         return Snapshot(aggregate_id, sequence, codec.unpack(payload)[0])
+
+    def snapshots(self, published: int) -> Iterator[StoredSnapshot]:
+        """Of all aggregates."""
+        for key, offset in self._newest_of(SNAPSHOT, published):
+            sequence, _, _, _, payload = self.log.read(offset)
+            yield StoredSnapshot(key.decode(), sequence, payload)
+
+    def table_names(self, published: int) -> list[str]:
+        """Of the tables that have, or had, any entries."""
+        return sorted(key.decode() for key, _ in self._newest_of(TABLE, published))
+
+    def _newest_of(self, kind: int, published: int) -> Iterator[tuple[bytes, int]]:
+        for key, newest in self.index.all_of(kind):
+            offset = newest
+            while offset >= published:
+                offset = self.log.read(offset)[1]
+            if offset:
+                yield key, offset
 
     def last_position(self, published: int) -> int:
         return self.feed.last_position(published, self.words[LAST_POSITION])

@@ -290,6 +290,65 @@ BEGIN
     PERFORM pg_notify(head.channel, concat_ws(' ', head.incarnation, head.last_position, head.commits + 1));
 END $$;
 
+-- Commits of another store as they were there, some at once: `numbers` tells of each event to which of them it belongs.
+-- The outcome is none, or a conflict as above; of the kind 'position' where events have come between.
+CREATE FUNCTION maestro_commit_copies(
+    id bytea,
+    is_resent boolean,
+    first_position bigint,
+    aggregate_ids bytea[], sequences bigint[], given bigint[], payloads bytea[], whole_ids bytea[], numbers bigint[],
+    OUT conflict text, OUT place bigint, OUT present bigint
+) LANGUAGE plpgsql AS $$
+DECLARE
+    nothing text;
+    head maestro_head;
+    events integer := cardinality(aggregate_ids);
+    new_streams bigint;
+    newest bigint;
+BEGIN
+    nothing := maestro_take_turn();
+    IF is_resent AND EXISTS (
+        SELECT FROM maestro_events e WHERE e.position = first_position AND e.commit_id = id
+    ) THEN
+        PERFORM maestro_wait_for_replicas();
+        RETURN;
+    END IF;
+    SELECT * INTO STRICT head FROM maestro_head;
+    IF head.last_position <> first_position - 1 THEN
+        conflict := 'position';
+        present := head.last_position;
+        RETURN;
+    END IF;
+    SELECT count(*) FILTER (WHERE s.sequence IS NULL), min(r.place) FILTER (WHERE s.sequence >= r.sequence)
+    INTO new_streams, place
+    FROM (
+        SELECT DISTINCT ON (u.aggregate_id) u.* FROM
+        unnest(aggregate_ids, sequences) WITH ORDINALITY u(aggregate_id, sequence, place)
+        ORDER BY u.aggregate_id, u.place
+    ) r LEFT JOIN LATERAL (
+        SELECT e.sequence FROM maestro_events e WHERE e.aggregate_id = r.aggregate_id
+        ORDER BY e.sequence DESC LIMIT 1
+    ) s ON true;
+    IF place IS NOT NULL THEN
+        SELECT 'event', max(e.sequence) INTO conflict, present FROM maestro_events e
+        WHERE e.aggregate_id = aggregate_ids[place];
+        RETURN;
+    END IF;
+
+    INSERT INTO maestro_events
+    SELECT n.aggregate_id, n.sequence, first_position + n.place - 1, n.timestamp,
+        greatest(head.latest, max(n.timestamp) OVER (ORDER BY n.number)), head.commits + n.number, id, n.payload, n.whole
+    FROM unnest(aggregate_ids, sequences, given, payloads, whole_ids, numbers)
+        WITH ORDINALITY n(aggregate_id, sequence, timestamp, payload, whole, number, place);
+    SELECT max(t) INTO newest FROM unnest(given) t;
+    UPDATE maestro_head SET commits = head.commits + numbers[events], last_position = head.last_position + events,
+        aggregates = head.aggregates + new_streams, clock = greatest(head.clock, newest),
+        latest = greatest(head.latest, newest);
+    nothing := pg_notify(
+        head.channel, concat_ws(' ', head.incarnation, head.last_position + events, head.commits + numbers[events])
+    );
+END $$;
+
 CREATE FUNCTION maestro_commit_snapshot(
     id bytea, is_resent boolean, of_aggregate bytea, at_sequence bigint, new_payload bytea, whole_id bytea
 ) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -1,0 +1,62 @@
+"""A store copied into another one, of whatever kinds they are: what is checked before, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from maestro_shm import copy_mark
+from maestro_shm.backend import Backend
+from maestro_shm.cut import Cut
+from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.transfer import Tell, Transfer
+from maestro_shm.verification import Totals, Verification, is_empty
+
+_LEASE: Final = 0
+
+
+def copy(source: Backend, target: Backend, tell: Tell) -> Totals:
+    """Bring the target to the newest state of the source, and compare both; what is compared comes back.
+
+    The target must be empty, or a copy of this source. Whoever was interrupted makes the same call again, and it goes
+    on. Raises `StoreUnavailableError` for any other target, before anything is changed; for one that is written to
+    meanwhile or cannot hold what the source does, and for a difference in the end.
+    """
+    with _alone(target):
+        cut = source._cut()
+        tell(f"copying up to position {cut.last_position:,}", 0, None)
+        _check_target(cut, source.target, target)
+        # A commit of somebody who was killed may still be on its way: it is over when this one is.
+        copy_mark.put(target, source.target, cut.last_position, is_complete=False)
+        _check_target(cut, source.target, target)
+        Transfer(cut, target, tell).run()
+        verification = Verification(cut, target._cut(), tell)
+        if difference := verification.first_difference():
+            raise StoreUnavailableError(target.target, f"it differs from {source.target}: {difference}")
+        copy_mark.put(target, source.target, cut.last_position, is_complete=True)
+        return verification.totals
+
+
+def _check_target(source: Cut, name: str, target: Backend) -> None:
+    found = target._cut()
+    if difference := Verification(source, found, _be_quiet).first_in_prefix():
+        raise StoreUnavailableError(target.target, f"it is no copy of {name}: {difference}; nothing was changed")
+    if copy_mark.source_of(found) is None and not is_empty(found):
+        reason = f"it is neither empty nor a copy of {name}; nothing was changed"
+        raise StoreUnavailableError(target.target, reason)
+
+
+@contextmanager
+def _alone(target: Backend) -> Iterator[None]:
+    """Let nobody else copy into the target meanwhile."""
+    leases = target._leases(copy_mark.TABLE)
+    try:
+        if not leases.take(_LEASE):
+            raise StoreUnavailableError(target.target, "somebody else is copying into it")
+        yield
+    finally:
+        leases.close()
+
+
+def _be_quiet(what: str, done: int, of: int | None) -> None: ...
