@@ -20,7 +20,7 @@ from maestro_shm.membership import REPLAY, Membership
 from maestro_shm.partition import Partition, position_of
 from maestro_shm.partition_reader import PartitionReader
 from maestro_shm.progress import Home as HomeOfProgress
-from maestro_shm.progress import Mark, Move, Progress, Settings
+from maestro_shm.progress import Mark, Move, PartitionLostError, Progress, Settings
 from maestro_shm.records import Event
 from maestro_shm.subscription import Source
 from maestro_shm.vigil import Vigil
@@ -76,7 +76,7 @@ class DurableSubscription(Consumer):
             if time.monotonic() >= self._next_look:
                 self._share_out()
             if (number := self._next_ready()) is not None:
-                if (event := self._begin(number)) is not None:
+                if (event := self._begin_unless_lost(number)) is not None:
                     return event
             elif self._reader.read_more():
                 if timeout and time.monotonic() >= deadline:
@@ -191,7 +191,7 @@ class DurableSubscription(Consumer):
         self._next_look = time.monotonic() + _LOOK
         try:
             self._share_out_with(self._membership or self._join())
-        except LeasesLostError:
+        except (LeasesLostError, PartitionLostError):
             self._leave()
 
     def _join(self) -> Membership:
@@ -265,6 +265,13 @@ class DurableSubscription(Consumer):
             if partition.waiting and partition.not_before <= now
         ]
         return min(ready)[1] if ready else None
+
+    def _begin_unless_lost(self, number: int) -> Event | None:
+        try:
+            return self._begin(number)
+        except PartitionLostError:
+            self._leave()
+            return None
 
     def _begin(self, number: int) -> Event | None:
         """The first event of a partition, which is at work now; None if it was given up."""

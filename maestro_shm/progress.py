@@ -62,6 +62,10 @@ class Move(NamedTuple):
     after: Mark
 
 
+class PartitionLostError(SubscriptionError):
+    """Another consumer has gone on with a partition, as it may where the leases of the first one were lost."""
+
+
 class Home(Protocol):
     """A store, as far as progress has to do with it."""
 
@@ -98,7 +102,7 @@ class Progress:
         return marks
 
     def move(self, moves: Mapping[int, Move]) -> None:
-        """Move marks. Raises `SubscriptionError` if any is not as it was left, as when somebody else has it."""
+        """Move marks. Raises `PartitionLostError` if any is not as it was left."""
         self._store.transact(self.move_within, moves)
 
     def move_within(self, tx: Any, moves: Mapping[int, Move]) -> None:
@@ -108,7 +112,7 @@ class Progress:
         for partition, move in moves.items():
             stored = self.mark_within(tx, partition)
             if stored not in move:  # it may have been moved by a call whose outcome nobody was told
-                raise SubscriptionError(self._name, f"partition {partition} went on without this consumer")
+                raise PartitionLostError(self._name, f"partition {partition} went on without this consumer")
             table[_key(partition)] = tuple(move.after)
 
     def mark_within(self, tx: Any, partition: int) -> Mark | None:
