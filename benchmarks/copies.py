@@ -1,15 +1,11 @@
 """A shared store copied into a PostgreSQL database and back: whole copies, with the comparison at the end of each.
 
-The server is one of its own, on the disk, with the flushes that it has by default.
+The server is on the disk, with the flushes that it has by default.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Final
@@ -36,11 +32,11 @@ class CopyRates:
     from_postgres: float
 
 
-def measure_copies(settings: Settings) -> CopyRates:
+def measure_copies(server: PostgresServer, settings: Settings) -> CopyRates:
     """There and back in turns, each time into a new store."""
     events = settings.copied_events
     to_postgres, from_postgres = [], []
-    with _server() as server, ms.connect() as source:
+    with ms.connect() as source:
         _fill(source, events)
         for turn in range(settings.copy_rounds):
             url = f"{server.url}&options=-csearch_path%3Dround_{turn}"
@@ -67,16 +63,6 @@ def _fill(store: ms.Store, events: int) -> None:
                 for number in range(first, first + _PER_COMMIT)
             ]
         )
-
-
-@contextmanager
-def _server() -> Iterator[PostgresServer]:
-    server = PostgresServer(Path(tempfile.mkdtemp(prefix="maestro-bench-postgres-")), fsync="on")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 def _say_nothing(what: str, done: int, of: int | None) -> None: ...

@@ -8,6 +8,7 @@ from benchmarks import eventsourcing_modules, figures, pushes, transactions
 from benchmarks.eventsourcing_modules import MaestroModule, SqliteModule
 from benchmarks.figures import Figure
 from benchmarks.results import Results
+from benchmarks.rivals.database import DATABASE_WRITERS, LibraryDatabase, MaestroDatabase
 from benchmarks.rivals.lmdb_file import LmdbFile
 from benchmarks.rivals.maestro import Maestro
 from benchmarks.rivals.manager_object import ManagerObject
@@ -135,6 +136,15 @@ def _modules(results: Results) -> list[Goal]:
                 at_least=True,
             )
             for writers in eventsourcing_modules.WRITERS
+        ),
+        *(
+            Goal(
+                f"PostgreSQL: commits/s of {writers}, as many as by the recorder of eventsourcing",
+                results.rate(MaestroDatabase.name, writers) / results.rate(LibraryDatabase.name, writers),
+                1,
+                at_least=True,
+            )
+            for writers in DATABASE_WRITERS
         ),
     ]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final, TypeVar
 
+from postgres_server import PostgresServer
+
 import maestro_shm as ms
 from benchmarks import eventsourcing_modules, figures, pushes, rivals, transactions
 from benchmarks.contestant import Contestant
@@ -20,6 +22,7 @@ from benchmarks.filled_store import fill_large, fill_small
 from benchmarks.first_read import time_first_reads
 from benchmarks.fresh_process import FreshProcesses
 from benchmarks.results import Results
+from benchmarks.rivals.database import DATABASE_WRITERS, LibraryDatabase, MaestroDatabase
 from benchmarks.rivals.durable import MaestroPower, SqliteFull
 from benchmarks.rivals.maestro import Maestro
 from benchmarks.rivals.manager_object import ManagerObject
@@ -44,8 +47,7 @@ def measure(settings: Settings, say: _Say) -> Results:
         _compare_crowds(results, say)
         _compare_modules(results, say)
         _try_large_store(results, fresh, say)
-    say("copies to PostgreSQL and back …")
-    results.copies = measure_copies(results.settings)
+    _try_database(results, say)
     results.seconds = perf_counter() - started
     return results
 
@@ -97,6 +99,17 @@ def _try_large_store(results: Results, fresh: FreshProcesses, say: _Say) -> None
         results.memory = measure_memory(filled[1])
         say("its feed …")
         results.feed = measure_feed(large, results.settings)
+
+
+def _try_database(results: Results, say: _Say) -> None:
+    with tempfile.TemporaryDirectory(prefix="maestro-bench-") as directory:
+        Path(directory).chmod(0o755)  # root's server runs as somebody else
+        with PostgresServer(Path(directory) / "server", fsync="on").running() as server:
+            say("commits to PostgreSQL …")
+            with MaestroDatabase(server.directory) as ours, LibraryDatabase(server.directory) as theirs:
+                results.throughputs += compare_crowds([ours, theirs], DATABASE_WRITERS, results.settings)
+            say("copies to PostgreSQL and back …")
+            results.copies = measure_copies(server, results.settings)
 
 
 @contextmanager
