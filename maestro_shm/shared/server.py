@@ -138,7 +138,12 @@ class LoopServer(managers.Server):
         """What is ready. Who was woken just now needs the processor that a watch would keep."""
         has_woken, self._has_woken = self._has_woken, False
         seen = None if has_woken else self._watch.until(self._look)
-        return seen or self._selector.select(self._pause())
+        if seen:
+            return seen
+        found = self._selector.select(self._pause())
+        if found:
+            self._watch.note_arrival()
+        return found
 
     def _pause(self) -> float:
         if not self._events and not self._commits:

@@ -141,7 +141,9 @@ class Line:
 
     def _receive(self, deadline: float) -> bytes:
         while True:
-            data = self._watch.until(self._look) or self._receive_some(deadline)
+            if not (data := self._watch.until(self._look)):
+                data = self._receive_some(deadline)
+                self._watch.note_arrival()
             if not data:
                 raise EOFError("the server hung up")
             if payloads := self._inbox.feed(data):
