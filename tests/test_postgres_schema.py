@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from postgres_server import database_url, schema_url
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from store_contract import STORABLE, event
 
 import maestro_shm as ms
@@ -85,6 +86,26 @@ def test_a_schema_that_is_not_there_is_made_and_those_behind_it_do_not_count(url
             ms.connect(behind)
     finally:
         drop(url, missing)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:///db?host=/tmp",
+        "postgresql://u:a+b@/db?password=a+b&host=/tmp",
+        "postgresql://u:a?b#c@host/db",
+        "postgresql://a,b:1/db?target_session_attrs=read-write&options=-cgeqo%3Doff%20--search_path%3Dx",
+        "postgresql://[::1]:5432",
+    ],
+)
+def test_an_url_gets_another_schema_and_stays_as_it_was(url: str) -> None:
+    before = conninfo_to_dict(url)
+    after = conninfo_to_dict(in_schema(url, "A.b"))
+    assert after.pop("options").split()[-1] == '-csearch_path="A.b"'  # type: ignore[union-attr] # it has options now
+    before.pop("options", None)
+    assert after == before
+    assert schema_of(in_schema(in_schema(url, "a"), "b")) == "b"
+    assert len((schema_of(in_schema(url, "\N{SNOWMAN}" * 40)) or "").encode()) <= 63
 
 
 def test_two_schemas_of_a_database_are_two_stores() -> None:

@@ -13,7 +13,7 @@ _SECRETS: Final = ("password", "sslpassword")
 _AUTHORITY: Final = re.compile(r"[^/?#]*")
 _SOUND_PORTS: Final = re.compile(r"(\[[^\]]*\]|[^:,\[\]]*)(:[0-9]*)?(,(\[[^\]]*\]|[^:,\[\]]*)(:[0-9]*)?)*")
 _PIECES: Final = re.compile(r"[@/?#&=,:]")
-_SEARCH_PATH: Final = re.compile(r"-c\s*search_path=(\S+)")
+_SEARCH_PATH: Final = re.compile(r"(?:-c\s*|--)search_path=(\S+)")
 _LONGEST_NAME: Final = 63
 """Bytes of an identifier; PostgreSQL cuts a longer one silently."""
 
@@ -45,19 +45,38 @@ def without_secrets(text: str, url: str) -> str:
 
 def schema_of(url: str) -> str | None:
     """The schema that the URL's options name as the first of the search path; None where they name none."""
-    found = _SEARCH_PATH.search(dict(parse_qsl(urlsplit(url).query)).get("options", ""))
+    _, pairs = _query_of(url)
+    found = _SEARCH_PATH.search(_options(pairs))
     return found[1].partition(",")[0].strip('"') if found else None
 
 
 def in_schema(url: str, schema: str) -> str:
-    """The same database by another schema, whose name needs no escape in double quotes; a long one is cut by a hash."""
+    """The same database by another schema, whose name needs no escape in double quotes; a long one is cut by a hash.
+
+    All else stays as it stands there: what libpq takes for a URL is more than is one.
+    """
     if len(schema.encode()) > _LONGEST_NAME:
-        schema = f"{schema[:30]}-{hashlib.sha256(schema.encode()).hexdigest()[:30]}"
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    others = _SEARCH_PATH.sub("", query.pop("options", "")).strip()
-    query["options"] = f'{others} -csearch_path="{schema}"'.strip()
-    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
+        schema = f"{schema.encode()[:30].decode(errors='ignore')}-{hashlib.sha256(schema.encode()).hexdigest()[:30]}"
+    before, pairs = _query_of(url)
+    others = _SEARCH_PATH.sub("", _options(pairs)).strip()
+    options = quote(f'{others} -csearch_path="{schema}"'.strip(), safe="")
+    return f"{before}?{'&'.join([*(pair for pair in pairs if not _is_options(pair)), f'options={options}'])}"
+
+
+def _query_of(url: str) -> tuple[str, list[str]]:
+    """What comes before the query, and its pairs; a password may have a `?`, which libpq does not mind."""
+    start = url.index("://") + len("://")
+    at, slash = url.find("@", start), url.find("/", start)
+    mark = url.find("?", at if at >= 0 and (slash < 0 or at < slash) else start)
+    return (url, []) if mark < 0 else (url[:mark], [pair for pair in url[mark + 1 :].split("&") if pair])
+
+
+def _options(pairs: list[str]) -> str:
+    return next((unquote(pair.partition("=")[2]) for pair in pairs if _is_options(pair)), "")
+
+
+def _is_options(pair: str) -> bool:
+    return unquote(pair.partition("=")[0]) == "options"
 
 
 def _is_sound(rest: str) -> bool:
