@@ -16,6 +16,8 @@ from typing import Final
 UNITS_PER_MILLISECOND: Final = 1 << 16
 MAX_TIMESTAMP: Final = 2**62 - 1
 """The largest timestamp that a caller may give (in the year 4199); the clock's own can then never overflow 63 bits."""
+LARGEST_TIMESTAMP: Final = MAX_TIMESTAMP + (1 << 61)
+"""The largest that a store keeps: a copy has what the clock of another store gave, which may be above that."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         with ExitStack() as stack:
             source = stack.enter_context(_opened_source(names[0]))
-            target = stack.enter_context(_opened_target(names[1], source, options.max_commit_bytes))
+            most = options.max_commit_bytes or _largest_commit(names[0], source)
+            target = stack.enter_context(_opened_target(names[1], most, is_given=options.max_commit_bytes is not None))
             with Bar(sys.stderr) as bar:
                 totals = copy(source, target, bar.tell)
             print(_summary(source.target, target.target, totals))  # noqa: T201 (a command prints)
@@ -82,13 +83,16 @@ def _opened_source(name: str) -> Backend:
     return _opened(name)
 
 
-def _opened_target(name: str, source: Backend, max_commit_bytes: int | None) -> Backend:
-    if max_commit_bytes is None:
-        if is_location(name):
-            max_commit_bytes = LARGEST_COMMIT_BYTES  # there it is the handle's own
-        elif not _is_there(path_of(name)):
-            max_commit_bytes = source._max_commit_bytes
-    return _opened(name, max_commit_bytes=max_commit_bytes)
+def _largest_commit(name: str, source: Backend) -> int:
+    """What a commit of the source may have; in a database each handle says for itself."""
+    return LARGEST_COMMIT_BYTES if is_location(name) else source._max_commit_bytes
+
+
+def _opened_target(name: str, max_commit_bytes: int, *, is_given: bool) -> Backend:
+    if is_location(name):
+        return _opened(name, max_commit_bytes=max_commit_bytes if is_given else LARGEST_COMMIT_BYTES)
+    is_fixed = _is_there(path_of(name)) and not is_given
+    return _opened(name, max_commit_bytes=None if is_fixed else max_commit_bytes)
 
 
 def _is_there(directory: Path) -> bool:

@@ -26,10 +26,10 @@ def copy(source: Backend, target: Backend, tell: Tell) -> Totals:
     with _alone(target):
         cut = source._cut()
         tell(f"copying up to position {cut.last_position:,}", 0, None)
-        _check_target(cut, source.target, target)
+        _check_target(cut, source.target, target, "nothing was changed")
         # A commit of somebody who was killed may still be on its way: it is over when this one is.
         copy_mark.put(target, source.target, cut.last_position, is_complete=False)
-        _check_target(cut, source.target, target)
+        _check_target(cut, source.target, target, "nothing was changed but the mark of a copy")
         Transfer(cut, target, tell).run()
         verification = Verification(cut, target._cut(), tell)
         if difference := verification.first_difference():
@@ -38,13 +38,15 @@ def copy(source: Backend, target: Backend, tell: Tell) -> Totals:
         return verification.totals
 
 
-def _check_target(source: Cut, name: str, target: Backend) -> None:
+def _check_target(source: Cut, name: str, target: Backend, so_far: str) -> None:
     found = target._cut()
     if difference := Verification(source, found, _be_quiet).first_in_prefix():
-        raise StoreUnavailableError(target.target, f"it is no copy of {name}: {difference}; nothing was changed")
-    if copy_mark.source_of(found) is None and not is_empty(found):
-        reason = f"it is neither empty nor a copy of {name}; nothing was changed"
-        raise StoreUnavailableError(target.target, reason)
+        raise StoreUnavailableError(target.target, f"it is no copy of {name}: {difference}; {so_far}")
+    marked = copy_mark.source_of(found)
+    if marked is None and not is_empty(found):
+        raise StoreUnavailableError(target.target, f"it is neither empty nor a copy of {name}; {so_far}")
+    if marked not in (None, name) and not found.last_position:  # no event proves that the two names mean one store
+        raise StoreUnavailableError(target.target, f"it is a copy of {marked}, not of {name}; {so_far}")
 
 
 @contextmanager

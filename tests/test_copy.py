@@ -163,6 +163,37 @@ def test_the_clock_of_a_copy_goes_on_behind_the_highest_timestamp(target_of: Cal
             assert other.at(time=MAX_TIMESTAMP - 9).last_position == 1
 
 
+def test_a_clock_that_has_gone_beyond_what_callers_may_give_is_kept(target_of: Callable[[str], str]) -> None:
+    names = target_of("named"), target_of("path")
+    with ms.connect(names[0]) as original:
+        original.commit_events([event("a", 1, timestamp=MAX_TIMESTAMP)])
+        original.commit_events([event("a", 2)])
+        assert copy(*names) == 0
+        with ms.connect(names[1]) as other:
+            assert other.get_events("a") == original.get_events("a")
+
+
+def test_a_copy_of_another_store_without_events_is_no_copy_of_this_one(
+    target_of: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, target = target_of("named"), target_of("postgres"), target_of("path")
+    with ms.connect(first) as one, ms.connect(second) as other:
+        one.transact(put_one, "x", 1)
+        other.transact(put_one, "y", 2)
+    assert copy(first, target) == 0
+    assert copy(second, target) == 1
+    assert f"it is a copy of {first}, not of postgresql://" in capsys.readouterr().err
+    assert copy(first, target) == 0
+
+
+def test_a_new_target_takes_commits_as_large_as_a_database_does(target_of: Callable[[str], str]) -> None:
+    source, target = target_of("postgres"), target_of("path")
+    with ms.connect(source, max_commit_bytes=8 << 20) as original:
+        original.commit_events([event("a", 1, "x" * (2 << 20))])
+        original.commit_snapshot(ms.Snapshot("a", 1, "y" * (3 << 20)))
+    assert copy(source, target) == 0
+
+
 @pytest.mark.parametrize("target", ["path", "postgres"])
 def test_a_second_copy_brings_what_has_changed(target: str, target_of: Callable[[str], str]) -> None:
     names = target_of("named"), target_of(target)

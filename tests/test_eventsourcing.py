@@ -41,7 +41,7 @@ from store_contract import in_threads
 
 import maestro_shm as ms
 from maestro_shm.eventsourcing import Factory, MaestroApplicationRecorder, MaestroTrackingRecorder, target_of
-from maestro_shm.eventsourcing.turns import MOST_CALLS
+from maestro_shm.eventsourcing.turns import MOST_CALLS, Turns
 from maestro_shm.postgres.location import schema_of
 from maestro_shm.shared.places import named_path
 from maestro_shm.shared.store import path_of
@@ -99,6 +99,7 @@ def test_a_missing_target_is_an_error_that_names_the_keys() -> None:
         ({"MAESTRO_MAX_COMMIT_BYTES": "many"}, "MAESTRO_MAX_COMMIT_BYTES in the environment is 'many'"),
         ({"MAESTRO_DURABILITY": "eternal"}, "durability must be 'process' or 'power', not 'eternal'"),
         ({"MAESTRO_IDLE_TIMEOUT": "nan"}, "idle_timeout must be a number of seconds"),
+        ({"CREATE_TABLE": "maybe"}, "CREATE_TABLE in the environment is 'maybe'; it must be 'yes' or 'no'"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
@@ -608,6 +609,21 @@ def test_hundreds_of_threads_do_not_mean_hundreds_of_sockets(factory: Factory) -
             over.set()
     assert recorder.max_notification_id() == 1 + 300 * 10
     assert watcher.result() <= before + MOST_CALLS
+
+
+def test_who_has_a_turn_takes_no_other_and_a_slow_call_holds_up_nobody() -> None:
+    turns = Turns()
+    others = Turns()
+    done: list[int] = []
+    with turns.next(), others.next(), turns.next():
+        for number in range(3 * MOST_CALLS):  # one after the other: seven turns are free
+
+            def call(number: int = number) -> None:
+                with turns.next():
+                    done.append(number)
+
+            in_threads(call)
+    assert done == list(range(3 * MOST_CALLS))
 
 
 def test_a_signal_handler_may_record_while_its_thread_does(factory: Factory) -> None:

@@ -119,6 +119,7 @@ ALLOWED = {
     "shared.process": BASE | WRITER | LINE | PLACE | {"options", "shared.server", "shared.launch", "shared.complaints"},
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
     "open_calls": BASE,
+    "turns": set(),
     "shared.proxy": BASE | LINE | PLACE | {"options", "vigil", "open_calls", "shared.election", "shared.rows"},
     "shared.store": VALUES
     | {"options", "vigil", "leases", "shared.file_leases"}
@@ -131,8 +132,10 @@ ALLOWED = {
     "postgres.driver": BASE | {"postgres.location", "postgres.migration"},
     "postgres.faults": set(),
     "postgres.migration": BASE | {"postgres.faults", "postgres.location"},
-    "postgres.pool": set(),
-    "postgres.connections": BASE | {f"postgres.{noun}" for noun in ("faults", "location", "migration", "pool")},
+    "postgres.pool": {"turns"},
+    "postgres.connections": BASE
+    | {"turns"}
+    | {f"postgres.{noun}" for noun in ("faults", "location", "migration", "pool")},
     "postgres.commits": VALUES | {"cut", "proposal", "postgres.columns"},
     "postgres.sql_cut": VALUES | {"cut", "selection", "postgres.columns", "postgres.connections"},
     "postgres.advisory_leases": BASE | {"leases"} | {f"postgres.{noun}" for noun in ("faults", "connections", "pool")},
@@ -158,7 +161,7 @@ ALLOWED = {
     "eventsourcing.settings": BASE | {"options", "connect", "eventsourcing.target"},
     "eventsourcing.translation": BASE,
     "eventsourcing.originator_id": BASE,
-    "eventsourcing.turns": set(),
+    "eventsourcing.turns": {"turns"},
     "eventsourcing.datastore": BASE
     | {"backend", "connect", "transaction", "postgres.driver", "postgres.location"}
     | {"eventsourcing.settings", "eventsourcing.translation", "eventsourcing.turns"},

@@ -14,7 +14,7 @@ from processes import killed_at_line
 
 import maestro_shm as ms
 from maestro_shm import validation
-from maestro_shm.clock import MAX_TIMESTAMP
+from maestro_shm.clock import LARGEST_TIMESTAMP, MAX_TIMESTAMP
 from maestro_shm.errors import (
     CorruptLogError,
     InvalidEventError,
@@ -493,7 +493,7 @@ GOOD = validation.pack_events([ms.Event("x", 1, "type", None)], CAP)[0][3]
         ("new", 1, -1, GOOD),
         ("new", 1, True, GOOD),
         ("new", 1, 1.5, GOOD),
-        ("new", 1, MAX_TIMESTAMP + 1, GOOD),
+        ("new", 1, LARGEST_TIMESTAMP + 1, GOOD),
         ("new", 1, 2**64, GOOD),
         ("new", 1, None, "text"),
         ("new", 1, None, None),

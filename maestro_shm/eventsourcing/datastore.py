@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Datastore:
         """To be taken for each call that the store's server has to answer."""
         self._store: Backend | None = None
         self._lock = threading.RLock()  # a signal's handler may close it while it connects
+        self._process = os.getpid()
         self._is_closed = False
         self._close: Callable[[], object] | None = None
 
@@ -66,6 +68,8 @@ class Datastore:
 
     @translating
     def _connected(self) -> Backend:
+        if self._process != os.getpid():  # a thread that is not here may have had the lock at the fork
+            self._process, self._lock = os.getpid(), threading.RLock()
         with self._lock:
             if self._is_closed:
                 raise ProgrammingError(

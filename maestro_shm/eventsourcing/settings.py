@@ -35,7 +35,7 @@ class Settings(NamedTuple):
 
 def settings_of(env: Environment) -> Settings:
     """The settings for the application of this name. Raises `OSError`, as this library does for its environment."""
-    return Settings(target_of(_target(env), env.name), _options(env), strtobool(env.get(_CREATE_TABLE) or "yes"))
+    return Settings(target_of(_target(env), env.name), _options(env), _creates_tables(env))
 
 
 def _target(env: Environment) -> str:
@@ -49,6 +49,14 @@ def _target(env: Environment) -> str:
         return name_of(target)
     except StoreUnavailableError as error:
         raise OSError(f"{TARGET}: {error}") from None
+
+
+def _creates_tables(env: Environment) -> bool:
+    text = env.get(_CREATE_TABLE) or "yes"
+    try:
+        return strtobool(text)
+    except ValueError:
+        raise OSError(f"{_CREATE_TABLE} in the environment is {text!r}; it must be 'yes' or 'no'") from None
 
 
 def _options(env: Environment) -> dict[str, object]:

@@ -6,11 +6,13 @@ nothing, and hundreds of threads would open hundreds.
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
+
+from maestro_shm import turns
 
 MOST_CALLS: Final = 8
 
@@ -18,21 +20,33 @@ MOST_CALLS: Final = 8
 class Turns:
     """Of all threads of a process; a forked one begins with its own.
 
-    They are handed out one after the other. A lock for each, and no counter with a condition, since nothing can come
-    between taking a lock by `with` and the block: an interrupted thread never keeps one. Who has one and makes another
-    call, in a signal's handler, does not wait for itself.
+    Who has one, of whatever store, and makes another call takes none: in a transaction's function, or in a signal's
+    handler. So nobody waits for himself, and no two wait for each other.
     """
 
     def __init__(self) -> None:
         self._begin()
 
-    def next(self) -> AbstractContextManager[bool]:
-        """A turn, to be taken by `with`."""
+    @contextmanager
+    def next(self) -> Iterator[None]:
+        """While a call is under way."""
+        if getattr(_mine, "has_one", False):
+            yield
+            return
         if self._process != os.getpid():
             self._begin()
-        return self._turns[next(self._numbers) % MOST_CALLS]
+        of_process = self._turns
+        turn = of_process.take()
+        try:
+            _mine.has_one = True
+            yield
+        finally:
+            _mine.has_one = False
+            of_process.give_back(turn)
 
     def _begin(self) -> None:
-        self._turns = [threading.RLock() for _ in range(MOST_CALLS)]
-        self._numbers = itertools.count()
+        self._turns = turns.Turns(MOST_CALLS)
         self._process = os.getpid()
+
+
+_mine: Final = threading.local()

@@ -42,10 +42,12 @@ class AdvisoryLeases(Leases):
         self._hang_up: Callable[[], object] = _nothing
 
     def take(self, number: int) -> bool:
+        if number in self._held:
+            self._rows(b"SELECT 1", ())  # whether the connection still has it
+        if number in self._held:
+            return True
         ((is_ours,),) = self._rows(_TAKE, (self._signed_class, number))
-        if is_ours and number in self._held:  # it was taken once more, and has to be given back once only
-            self._rows(b"SELECT pg_advisory_unlock(%s, %s)", (self._signed_class, number))
-        elif is_ours:
+        if is_ours:
             self._held.add(number)
         return bool(is_ours)
 

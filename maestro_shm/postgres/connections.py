@@ -18,7 +18,8 @@ from maestro_shm.errors import StoreClosedError, StoreUnavailableError
 from maestro_shm.postgres import faults
 from maestro_shm.postgres.location import shown_location, without_secrets
 from maestro_shm.postgres.migration import VERSION, newer, older, version_of
-from maestro_shm.postgres.pool import Connection, NoTurnError, Pool
+from maestro_shm.postgres.pool import Connection, Pool
+from maestro_shm.turns import NoTurnError
 
 MOST_CONNECTIONS: Final = 16
 """In one process. Threads beyond that take turns: a server's connections are few, and commits go one by one anyway."""

@@ -57,7 +57,9 @@ def _make_schema(connection: psycopg.Connection) -> None:
 
 def version_of(connection: psycopg.Connection) -> int:
     """Of the schema that the first schema of the search path has; 0 where it has none, whatever the others have."""
-    row = connection.execute("SELECT to_regclass(format('%I.maestro_head', current_schema())) IS NOT NULL").fetchone()
+    row = connection.execute(
+        "SELECT to_regclass(quote_ident(current_schema()) || '.maestro_head') IS NOT NULL"
+    ).fetchone()
     if not row or not row[0]:
         return 0
     row = connection.execute("SELECT schema_version FROM maestro_head").fetchone()

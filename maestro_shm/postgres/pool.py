@@ -13,17 +13,14 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 import psycopg
 
+from maestro_shm.turns import NoTurnError, Turns
+
 LONGEST_REST: Final = 120.0
 """Seconds after which a connection that nobody used is closed when another one comes back."""
-
-
-class NoTurnError(Exception):
-    """All connections were in use until the deadline."""
 
 
 class Connection(psycopg.Connection):
@@ -45,15 +42,13 @@ class Pool:
     def __init__(self, most: int) -> None:
         self._resting: deque[tuple[float, Connection]] = deque()
         """Each with the time since when it has been there, the newest at the right."""
-        self._turns: SimpleQueue[_Turn] = SimpleQueue()
+        self._turns: Final = Turns(most)
         self._is_closed = False
-        for _ in range(most):
-            self._turns.put(_Turn(self._turns))
 
     @contextlib.contextmanager
     def connection(self, connect: Callable[[float], Connection], deadline: float) -> Iterator[Connection]:
         """One that nobody else uses meanwhile; `connect` makes it. Raises `NoTurnError`, and what that does."""
-        turn = self._turn(deadline)
+        turn = self._turns.take(deadline)
         try:
             connection = self._at_rest() or connect(deadline)
             connection.deadline = deadline
@@ -62,7 +57,7 @@ class Pool:
             finally:
                 self._put(connection)
         finally:
-            self._turns.put(turn)
+            self._turns.give_back(turn)
             self._hang_up_unused()
 
     def forget(self) -> None:
@@ -75,12 +70,6 @@ class Pool:
         """Close what is at rest, and what is in use when it comes back."""
         self._is_closed = True
         self.forget()
-
-    def _turn(self, deadline: float) -> _Turn:
-        try:
-            return self._turns.get(timeout=max(0.0, deadline - time.monotonic()))
-        except Empty:
-            raise NoTurnError from None
 
     def _at_rest(self) -> Connection | None:
         with contextlib.suppress(IndexError):
@@ -98,8 +87,8 @@ class Pool:
 
     def _hang_up_unused(self) -> None:
         """Close the connection that has rested for longest, if that is long."""
-        with contextlib.suppress(Empty, IndexError):
-            turn = self._turns.get_nowait()
+        with contextlib.suppress(NoTurnError, IndexError):
+            turn = self._turns.take(0)
             try:
                 since, connection = self._resting.popleft()
                 if since < time.monotonic() - LONGEST_REST:
@@ -107,20 +96,9 @@ class Pool:
                 else:
                     self._resting.appendleft((since, connection))
             finally:
-                self._turns.put(turn)
+                self._turns.give_back(turn)
             if self._is_closed:
                 self.forget()
-
-
-class _Turn:
-    """The right to use one connection. Where one gets lost, since a signal's handler raised, a new one is put there."""
-
-    def __init__(self, turns: SimpleQueue[_Turn]) -> None:
-        self._turns = weakref.ref(turns)
-
-    def __del__(self) -> None:
-        if (turns := self._turns()) is not None:
-            turns.put(_Turn(turns))
 
 
 _open_ones: Final[weakref.WeakSet[Connection]] = weakref.WeakSet()

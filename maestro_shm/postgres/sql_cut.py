@@ -24,6 +24,8 @@ _BATCH_BYTES: Final = 1 << 20
 _STORED_BATCH: Final = 4096
 _STORED_BATCH_BYTES: Final = 4 << 20
 """The same where they are not unpacked."""
+_KNOWN_TABLES: Final = 1 << 16
+"""Whose keys a handle remembers."""
 _SCANNED: Final = 50_000
 """Positions that one statement looks at, so that none takes long where few events are wanted."""
 
@@ -254,6 +256,8 @@ class SqlCut(Cut):
         if (incarnation, known.version) == (self._incarnation, version):
             return known
         found = Keys(version, [key for key, _ in self._in_order(_KEYS, table, "")])
+        if len(self._known) >= _KNOWN_TABLES:
+            self._known.clear()
         self._known[table] = self._incarnation, found
         return found
 

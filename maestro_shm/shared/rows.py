@@ -5,7 +5,7 @@ The journal trusts no client, so each row is checked here again, though clients 
 
 from __future__ import annotations
 
-from maestro_shm.clock import MAX_TIMESTAMP
+from maestro_shm.clock import LARGEST_TIMESTAMP
 from maestro_shm.errors import (
     ConflictError,
     InvalidEntryError,
@@ -106,8 +106,8 @@ def refusal(key: bytes, last: int, row: Row) -> StoreError | None:
         reason = f"its aggregate id must have 1 to {MAX_KEY_BYTES} bytes, not {len(key)}"
     elif type(payload) is not bytes:
         reason = f"its payload must be bytes, not {shown(payload)}"
-    elif given is not None and (type(given) is not int or not 0 <= given <= MAX_TIMESTAMP):
-        reason = f"its timestamp must be None or an int from 0 to {MAX_TIMESTAMP}, not {shown(given)}"
+    elif given is not None and (type(given) is not int or not 0 <= given <= LARGEST_TIMESTAMP):
+        reason = f"its timestamp must be None or an int from 0 to {LARGEST_TIMESTAMP}, not {shown(given)}"
     else:
         return None
     return InvalidEventError(reason, aggregate_id, sequence)
