@@ -27,7 +27,8 @@ def copy(source: Backend, target: Backend, tell: Tell) -> Totals:
         cut = source._cut()
         tell(f"copying up to position {cut.last_position:,}", 0, None)
         _check_target(cut, source.target, target, "nothing was changed")
-        # A commit of somebody who was killed may still be on its way: it is over when this one is.
+        # A commit of somebody who was killed may still be on its way. Most likely it is over when this one is; where it
+        # is not, positions and versions tell that somebody else writes.
         copy_mark.put(target, source.target, cut.last_position, is_complete=False)
         _check_target(cut, source.target, target, "nothing was changed but the mark of a copy")
         Transfer(cut, target, tell).run()
