@@ -15,6 +15,7 @@ from typing import Any, Final
 from maestro_shm.connect import name_of
 from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.memory import MemoryStore
+from maestro_shm.postgres.location import is_location, shown_location
 from maestro_shm.shared.damage import Hole, Report
 from maestro_shm.shared.repair import earlier_reports, repair
 from maestro_shm.shared.store import path_of
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     name = name_of(options.store)
     if name == MemoryStore.target:
         raise StoreUnavailableError(name, "a memory: store has no directory to repair")
+    if is_location(name):
+        raise StoreUnavailableError(shown_location(name), "a database has no directory to repair; it has its own tools")
     try:
         report = repair(path_of(name), lambda report: "\n".join(lines(report)))
     except KeyboardInterrupt:

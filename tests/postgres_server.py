@@ -31,6 +31,7 @@ REPLICA: Final = "replica"
 """What replicas call themselves, for `synchronous_standby_names`."""
 _SET_DEATH_SIGNAL: Final = 1
 _SETTINGS: Final = {
+    "autovacuum": "off",  # what has not changed has the same size
     "fsync": "off",  # nobody pulls a plug here
     "listen_addresses": "",
     "max_connections": "200",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 import threading
@@ -63,7 +64,7 @@ def _postgres(**options: Any) -> Iterator[ms.Store]:
             yield store
 
 
-STORES: Final[dict[str, Callable[..., AbstractContextManager[ms.Store]]]] = {
+_ALL: Final[dict[str, Callable[..., AbstractContextManager[ms.Store]]]] = {
     "memory": _memory,
     "private": _private,
     "named": _named,
@@ -72,6 +73,8 @@ STORES: Final[dict[str, Callable[..., AbstractContextManager[ms.Store]]]] = {
     "postgres": _postgres,
 }
 """Every kind of store that keeps the contract, by name: what makes a new one, takes options, and cleans up."""
+STORES: Final = {kind: _ALL[kind] for kind in os.environ.get("MAESTRO_TEST_STORES", ";".join(_ALL)).split(";")}
+"""Those that it is tried on, all unless the environment names some."""
 
 FIGURES: Final = ("events", "aggregates", "last_position", "bytes")
 """The keys of `stats()` that every store has."""

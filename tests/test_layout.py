@@ -99,7 +99,7 @@ ALLOWED = {
     "shared.diagnosis": BASE | WRITER | SALVAGE | {"options"},
     "shared.rebuild": VALUES | WRITER | PLACE | SALVAGE | {"shared.diagnosis"},
     "shared.repair": BASE | WRITER | PLACE | SALVAGE | {"shared.diagnosis", "shared.rebuild", "shared.election"},
-    "repair": BASE | {"connect", "memory", "shared.store", "shared.damage", "shared.repair"},
+    "repair": BASE | {"connect", "memory", "shared.store", "shared.damage", "shared.repair", "postgres.location"},
     "shared.creator": set(),
     "shared.handshake": set(),
     "shared.wire": BASE | {"packers", "options"},

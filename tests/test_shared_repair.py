@@ -1211,7 +1211,7 @@ def test_a_named_store_is_repaired_by_its_name(capsys: pytest.CaptureFixture[str
     [
         ("memory:", "no directory to repair"),
         ("shm:../x", "a name has 1 to 64"),
-        ("postgresql://host/x", "unknown target"),
+        ("postgresql://host/x", "a database has no directory to repair"),
         ("", "unknown target"),
         ("/nowhere/at/all", "no such store"),
         ("/proc", "belongs to|you may not|not a store"),
