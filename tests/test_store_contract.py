@@ -6,6 +6,7 @@ import operator
 import pickle
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -750,6 +751,7 @@ def close_soon(store: ms.Store) -> int:
 def test_a_store_that_is_closed_under_its_readers_answers_or_says_that_it_is_closed(make_store: MakeStore) -> None:
     store = make_store()
     events = store.commit_events([event("a", sequence) for sequence in range(1, 200)])
+    all_read = threading.Barrier(4)
 
     def read() -> int:
         for answers in count():
@@ -759,9 +761,15 @@ def test_a_store_that_is_closed_under_its_readers_answers_or_says_that_it_is_clo
                 assert store.stats()["events"] == 199
             except ms.StoreClosedError:
                 return answers
+            if not answers:
+                all_read.wait()
         raise AssertionError("there is no end of numbers")
 
-    assert all(in_threads(read, read, read, partial(close_soon, store)))
+    def close() -> int:
+        all_read.wait()
+        return close_soon(store)
+
+    assert all(in_threads(read, read, read, close))
 
 
 @pytest.mark.usefixtures("hasty_threads")
