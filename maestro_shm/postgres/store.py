@@ -24,12 +24,13 @@ from maestro_shm.postgres.connections import Connections, Row
 from maestro_shm.postgres.listener import Head, Listener
 from maestro_shm.postgres.sql_cut import HEAD, Known, SqlCut
 from maestro_shm.proposal import Proposal
-from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
+from maestro_shm.records import Event
 from maestro_shm.transaction import refuse_within
 from maestro_shm.validation import PackedEvent
 from maestro_shm.vigil import Vigil
 
 _Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 _OPEN_OUTCOME: Final = (
     "; the commit that was under way may or may not have been stored; to learn it make the same call again"
 )
@@ -91,32 +92,6 @@ class PostgresStore(Backend):
         arguments = commits.event_arguments(packed)
         return self._store(COMMIT_EVENTS, Proposal(packed), arguments, ("commit_events", *packed), _as_stored)
 
-    # Reads of one statement each need no cut before it.
-
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
-        self._check_open()
-        validation.check_aggregate_id(aggregate_id)
-        validation.check_bounds(min_sequence, max_sequence)
-        return self._newest.get_events(aggregate_id, min_sequence, max_sequence=max_sequence)
-
-    def get_snapshot(
-        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
-    ) -> Snapshot | None:
-        self._check_open()
-        validation.check_aggregate_id(aggregate_id)
-        validation.check_bounds(min_sequence, max_sequence)
-        snapshot = self._newest.get_snapshot(aggregate_id)
-        return snapshot if snapshot and in_range(snapshot, min_sequence, max_sequence) else None
-
-    def last_sequence(self, aggregate_id: str) -> int | None:
-        self._check_open()
-        validation.check_aggregate_id(aggregate_id)
-        return self._newest.last_sequence(aggregate_id)
-
-    def payload(self, table: str, key: str) -> bytes | None:
-        self._check_open()
-        return self._newest.entry(table, key).payload
-
     def stats(self) -> dict[str, Any]:
         ((events, aggregates, size),) = self._connections.rows(_STATS)
         return {"events": events, "aggregates": aggregates, "last_position": events, "bytes": size}
@@ -140,6 +115,9 @@ class PostgresStore(Backend):
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
         return _handle, self._key
+
+    def _at_newest(self, read: Callable[[Cut], _Result]) -> _Result:
+        return read(self._newest)  # of one statement, which sees one state by itself
 
     def _cut(self) -> Cut:
         self._check_open()
