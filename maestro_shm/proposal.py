@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from maestro_shm import validation
+from maestro_shm import codec, validation
 from maestro_shm.cut import NEVER
 from maestro_shm.errors import InvalidEventError
+from maestro_shm.records import Event
 from maestro_shm.validation import PackedEvent
 
 EntryKey = tuple[str, str]
@@ -61,3 +63,13 @@ class Proposal:
         size += sum(validation.entry_size(*key, change.payload) for key, change in self.changes.items())
         if size > limit:
             raise InvalidEventError(f"the commit {validation.over_limit(size, limit)}")
+
+
+def as_stored(packed: Sequence[PackedEvent], first_position: int, timestamps: Sequence[int]) -> list[Event]:
+    """The events of a commit as they are stored from a position on."""
+    return [
+        codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
+        for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
+            zip(packed, timestamps, strict=True), first_position
+        )
+    ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from maestro_shm import codec, options, validation
+from maestro_shm import options, validation
 from maestro_shm.backend import Backend
 from maestro_shm.cut import Cut, StoredSnapshot
 from maestro_shm.errors import StoreClosedError, StoreUnavailableError
@@ -23,7 +23,7 @@ from maestro_shm.postgres.commits import COMMIT, COMMIT_EVENTS, COPIES, RESET, S
 from maestro_shm.postgres.connections import Connections, Row
 from maestro_shm.postgres.listener import Head, Listener
 from maestro_shm.postgres.sql_cut import HEAD, Known, SqlCut
-from maestro_shm.proposal import Proposal
+from maestro_shm.proposal import Proposal, as_stored
 from maestro_shm.records import Event
 from maestro_shm.transaction import refuse_within
 from maestro_shm.validation import PackedEvent
@@ -90,7 +90,7 @@ class PostgresStore(Backend):
         if not packed:
             return []
         arguments = commits.event_arguments(packed)
-        return self._store(COMMIT_EVENTS, Proposal(packed), arguments, ("commit_events", *packed), _as_stored)
+        return self._store(COMMIT_EVENTS, Proposal(packed), arguments, ("commit_events", *packed), as_stored)
 
     def stats(self) -> dict[str, Any]:
         ((events, aggregates, size),) = self._connections.rows(_STATS)
@@ -128,7 +128,7 @@ class PostgresStore(Backend):
         self._check_open()
         proposal.check_size(self._max_commit_bytes)
         call = ("commit", tuple(proposal.events), *((*entry, *new) for entry, new in proposal.changes.items()))
-        return self._store(COMMIT, proposal, commits.arguments(proposal), call, partial(partial, _as_stored))
+        return self._store(COMMIT, proposal, commits.arguments(proposal), call, partial(partial, as_stored))
 
     def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         arguments = commits.snapshot_arguments(aggregate_id, sequence, payload)
@@ -241,12 +241,3 @@ def _handle(url: str, timeout: float, allow_reset: bool, max_commit_bytes: int) 
     if used is None or used._closed:
         used = _unpickled[key] = fresh
     return used
-
-
-def _as_stored(packed: Sequence[PackedEvent], first_position: int, timestamps: Sequence[int]) -> list[Event]:
-    return [
-        codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
-        for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
-            zip(packed, timestamps, strict=True), first_position
-        )
-    ]

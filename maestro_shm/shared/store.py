@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
-from maestro_shm import codec, options, validation
+from maestro_shm import options, validation
 from maestro_shm.backend import Backend
 from maestro_shm.cut import Cut
 from maestro_shm.errors import StoreClosedError, StoreError, StoreUnavailableError
 from maestro_shm.leases import Leases
-from maestro_shm.proposal import Proposal
+from maestro_shm.proposal import Proposal, as_stored
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
@@ -306,13 +306,7 @@ def _end_private(directory: Path, timeout: float, creator: int) -> None:
 
 
 def _as_stored(packed: Sequence[PackedEvent], reply: tuple[int, tuple[int, ...]]) -> list[Event]:
-    first_position, timestamps = reply
-    return [
-        codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
-        for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
-            zip(packed, timestamps, strict=True), first_position
-        )
-    ]
+    return as_stored(packed, *reply)
 
 
 def _check_settings(target: str, directory: Path, wanted: Mapping[str, object]) -> None:
