@@ -31,6 +31,8 @@ _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _LOOKALIKES: Final = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
 _NEED_A_LOOK: Final = _CONTAINERS | _LOOKALIKES
 _KEYS: Final = frozenset({str, int})
+_REFUSALS: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What the packer raises, and what `_check` does."""
 _NO_STACK: Final = "cannot be packed so deep in the call stack"
 
 
@@ -59,9 +61,8 @@ def pack(values: list[Any], names: tuple[str, ...]) -> bytes:
         for value in values:
             if type(value) in _NEED_A_LOOK:
                 _check(value, 1)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        reason = _NO_STACK if isinstance(error, RecursionError) else str(error)
-        raise _first_offence(values, names) or UnstorableError(names[0], reason) from None
+    except _REFUSALS as error:
+        raise _refusal(error, values, names) from None
     return packed
 
 
@@ -71,8 +72,21 @@ def unpack(packed: bytes) -> Any:
 
 
 def pack_event(event: Event) -> bytes:
-    """What a store keeps of an event beside its aggregate, sequence, timestamp and position."""
-    return pack([event.type, event.body, event.metadata], _EVENT_FIELDS)
+    """What a store keeps of an event beside its aggregate, sequence, timestamp and position.
+
+    Its type is a `str`. Every event that is committed goes through here, so what `pack` does is written out.
+    """
+    body, metadata = event.body, event.metadata
+    values = [event.type, body, metadata]
+    try:
+        packed = _packers.pack(values)
+        if type(body) in _NEED_A_LOOK:
+            _check(body, 1)
+        if metadata is not None:
+            _check(metadata, 1)
+    except _REFUSALS as error:
+        raise _refusal(error, values, _EVENT_FIELDS) from None
+    return packed
 
 
 def event_head(kind: str) -> bytes:
@@ -127,11 +141,12 @@ def _copied(value: Any) -> Any:
 
 def _check(value: Any, depth: int) -> None:
     """What the packer lets through: lookalikes, keys other than `str` and `int`, any depth within an extension."""
-    if type(value) in _LOOKALIKES:
+    kind = type(value)
+    if kind in _LOOKALIKES:
         raise TypeError
     if depth > MAX_DEPTH:
         raise ValueError
-    if type(value) is dict:
+    if kind is dict:
         for key in value:
             if type(key) not in _KEYS:
                 raise TypeError
@@ -139,6 +154,11 @@ def _check(value: Any, depth: int) -> None:
     for item in value:
         if type(item) in _NEED_A_LOOK:
             _check(item, depth + 1)
+
+
+def _refusal(error: Exception, values: list[Any], names: tuple[str, ...]) -> UnstorableError:
+    reason = _NO_STACK if isinstance(error, RecursionError) else str(error)
+    return _first_offence(values, names) or UnstorableError(names[0], reason)
 
 
 def _first_offence(values: list[Any], names: tuple[str, ...]) -> UnstorableError | None:

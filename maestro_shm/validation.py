@@ -37,7 +37,7 @@ def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:
     for event in events:
         size += _check_event(event)
         aggregate_id, sequence = event.aggregate_id, event.sequence
-        if sequence <= last.get(aggregate_id, -1):
+        if aggregate_id in last and sequence <= last[aggregate_id]:
             raise _refuse(event, f"its sequence does not rise above {last[aggregate_id]} within the commit")
         last[aggregate_id] = sequence
         try:
@@ -57,7 +57,8 @@ def pack_snapshot(snapshot: Snapshot, limit: int) -> bytes:
         msg = f"not a Snapshot: {shown(snapshot)}"
         raise InvalidEventError(msg)
     check_aggregate_id(snapshot.aggregate_id)
-    _check_sequence(snapshot)
+    if type(snapshot.sequence) is not int or not 0 <= snapshot.sequence <= MAX_SEQUENCE:
+        raise _refuse_sequence(snapshot)
     try:
         payload = codec.pack_body(snapshot.body)
     except codec.UnstorableError as error:
@@ -160,7 +161,8 @@ def _check_event(event: Event) -> int:
         msg = f"not an Event: {shown(event)}"
         raise InvalidEventError(msg)
     id_size = check_aggregate_id(event.aggregate_id)
-    _check_sequence(event)
+    if type(event.sequence) is not int or not 0 <= event.sequence <= MAX_SEQUENCE:
+        raise _refuse_sequence(event)
     if type(event.type) is not str or not event.type:
         raise _refuse(event, f"its type must be a non-empty str, not {shown(event.type)}")
     timestamp = event.timestamp
@@ -171,9 +173,8 @@ def _check_event(event: Event) -> int:
     return id_size
 
 
-def _check_sequence(record: Event | Snapshot) -> None:
-    if type(record.sequence) is not int or not 0 <= record.sequence <= MAX_SEQUENCE:
-        raise _refuse(record, f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {shown(record.sequence)}")
+def _refuse_sequence(record: Event | Snapshot) -> InvalidEventError:
+    return _refuse(record, f"its sequence must be an int from 0 to {MAX_SEQUENCE}, not {shown(record.sequence)}")
 
 
 def over_limit(size: int, limit: int) -> str:

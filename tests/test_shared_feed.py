@@ -91,7 +91,7 @@ def test_a_damaged_event_is_no_part_of_the_feed(books: Books) -> None:
     books.commit(("a", 2, "body"))
     log = books.journal._files.log
     offset = books.journal._files.positions.offset(2)
-    log._put(offset + 40, b"\xff")
+    log.write(offset + 40, offset + 40, b"\xff")
     batches = books.reader.cut().feed(ALL)
     with pytest.raises(CorruptLogError, match="CRC"):
         next(batches)
@@ -172,7 +172,7 @@ def test_a_new_server_goes_on_from_the_latest_timestamp(books: Books) -> None:
 def test_a_server_that_cannot_read_the_latest_timestamp_takes_the_clocks(books: Books) -> None:
     books.commit(("a", 1, "body"))
     clock = books.journal._words[head.CLOCK]
-    books.journal._files.log._put(START + 8, b"damage")
+    books.journal._files.log.write(START + 8, START + 8, b"damage")
     books.reopen()
     packed = validation.pack_events([ms.Event("a", 2, "made", None, timestamp=5)], 1000)
     books.journal.commit_events(os.urandom(16), packed, resent=False)
@@ -182,7 +182,7 @@ def test_a_server_that_cannot_read_the_latest_timestamp_takes_the_clocks(books: 
 
 def test_a_time_that_leads_over_a_damaged_commit_is_not_told(books: Books) -> None:
     books.commit(("a", 1, "body"))
-    books.journal._files.log._put(START + 8, b"damage")
+    books.journal._files.log.write(START + 8, START + 8, b"damage")
     with pytest.raises(CorruptLogError):
         books.reader.cut().position_at(10)
     with pytest.raises(CorruptLogError):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from maestro_shm import codec
 from maestro_shm.clock import HybridClock
 from maestro_shm.records import MAX_SEQUENCE
-from maestro_shm.shared import frame as frames
-from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE
+from maestro_shm.shared.frame import ENTRY, EVENT, FRAME_HEADER, SNAPSHOT, TABLE, pack_record
 from maestro_shm.shared.heads import Head, Heads
 from maestro_shm.shared.rows import ChangeRow, Row, change_refusal, entry_key, key_of, refusal, table_key
+
+_FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
 
 
 class Draft:
@@ -20,9 +22,9 @@ class Draft:
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
-        self.end = offset + frames.FRAME_HEADER.size
+        self.end = offset + _FRAME_HEADER_BYTES
         self.packed: list[bytes] = []
-        self.heads: dict[int, dict[bytes, Head]] = {}
+        self.heads: dict[int, dict[bytes, Head]] = {EVENT: {}}
         """By kind and key."""
         self.offsets: list[int] = []
         """Of the events."""
@@ -34,21 +36,13 @@ class Draft:
         """The heads of one kind."""
         return self.heads.setdefault(kind, {})
 
-    def add_event(self, key: bytes, before: Head, sequence: int, position: int, timestamp: int, payload: bytes) -> None:
-        """Append an event that follows on this head."""
-        self.offsets.append(self.end)
-        self.timestamps.append(timestamp)
-        if not before[1]:
-            self.new_streams += 1
-        self.add(EVENT, key, before, sequence, position, timestamp, payload)
-
     def add(
         self, kind: int, key: bytes, before: Head, sequence: int, position: int, timestamp: int, payload: bytes
     ) -> None:
         """Append a record that follows on this head; the heads of its kind must have been asked for."""
         offset = self.end
         word, previous, _ = before
-        packed = frames.pack_record(self.offset, offset, kind, key, sequence, previous, position, timestamp, payload)
+        packed = pack_record(self.offset, offset, kind, key, sequence, previous, position, timestamp, payload)
         if not previous:
             self.new_keys += 1
         self.packed.append(packed)
@@ -57,22 +51,40 @@ class Draft:
 
 
 def draft_events(draft: Draft, heads: Heads, clock: HybridClock, rows: Sequence[Row], first_position: int) -> None:
-    """Append the events that these rows tell of. Raises `SequenceConflictError`, `InvalidEventError`."""
-    own = draft.heads_of(EVENT)
+    """Append the events that these rows tell of. Raises `SequenceConflictError`, `InvalidEventError`.
+
+    Every event goes through here, so what `Draft.add` does is written out.
+    """
+    own = draft.heads[EVENT]
+    known = heads.remembered(EVENT)
+    start, end = draft.offset, draft.end
+    packed, offsets, timestamps = draft.packed, draft.offsets, draft.timestamps
     for position, row in enumerate(rows, first_position):
         aggregate_id, sequence, given, payload = row
-        key = key_of(aggregate_id)
-        before = own.get(key) or heads.get(EVENT, key)
+        try:
+            key = aggregate_id.encode()
+        except (AttributeError, UnicodeEncodeError):
+            key = key_of(aggregate_id)  # which raises
+        word, previous, last = own.get(key) or known.get(key) or heads.get(EVENT, key)
         if (
             type(sequence) is not int
-            or not before[2] < sequence <= MAX_SEQUENCE
+            or not last < sequence <= MAX_SEQUENCE
             or type(payload) is not bytes
             or given is not None
-            or not before[1]  # a new key
-        ) and (error := refusal(key, before[2], row)) is not None:
+            or not previous  # a new key
+        ) and (error := refusal(key, last, row)) is not None:
             raise error
         timestamp = clock.tick() if given is None else clock.observe(given)
-        draft.add_event(key, before, sequence, position, timestamp, payload)
+        record = pack_record(start, end, EVENT, key, sequence, previous, position, timestamp, payload)
+        packed.append(record)
+        offsets.append(end)
+        timestamps.append(timestamp)
+        own[key] = word, end, sequence
+        if not previous:
+            draft.new_keys += 1
+            draft.new_streams += 1
+        end += len(record)
+    draft.end = end
 
 
 def draft_snapshot(draft: Draft, clock: HybridClock, key: bytes, before: Head, sequence: int, payload: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from maestro_shm.shared.frame import KINDS
 from maestro_shm.shared.index import GrowingIndex
 from maestro_shm.shared.log import Log
 
@@ -22,12 +23,15 @@ class Heads:
     def __init__(self, index: GrowingIndex, log: Log) -> None:
         self._index = index
         self._log = log
-        self._known: dict[int, dict[bytes, Head]] = {}
+        self._known: dict[int, dict[bytes, Head]] = {kind: {} for kind in KINDS}
+
+    def remembered(self, kind: int) -> Mapping[bytes, Head]:
+        """Those of a kind that are known without a look at the index."""
+        return self._known[kind]
 
     def get(self, kind: int, key: bytes) -> Head:
         """The newest record of a key."""
-        known = self._known.get(kind)
-        if known is not None and (found := known.get(key)) is not None:
+        if (found := self._known[kind].get(key)) is not None:
             return found
         word = self._index.find(kind, key)
         if word is None:
@@ -42,11 +46,12 @@ class Heads:
     def note(self, heads: Mapping[int, Mapping[bytes, Head]]) -> None:
         """Remember what was written, by kinds and keys."""
         for kind, newest in heads.items():
-            known = self._known.setdefault(kind, {})
+            known = self._known[kind]
             if len(known) > _REMEMBERED:
                 known.clear()
             known.update(newest)
 
     def forget(self) -> None:
         """Know nothing any more: the words of the index are others now."""
-        self._known.clear()
+        for known in self._known.values():
+            known.clear()

@@ -60,6 +60,11 @@ class Journal:
 
     _written: _Figures
     """What is in the files, published or not."""
+    _log_room: int
+    """Up to this offset, within the segment, a commit without new keys needs nothing to be reserved; 0 while the index
+    grows, which it does at each commit."""
+    _positions_room: int
+    """The same for positions."""
 
     def __init__(self, directory: Path, files: recovery.WriterFiles) -> None:
         self.directory = directory
@@ -128,14 +133,17 @@ class Journal:
         Where the journal waits for the disk, the answer holds as soon as it has settled. Raises
         `SequenceConflictError`, `InvalidEventError`, `StoreFullError`, `StoreUnavailableError`.
         """
-        self._check_is_writer()
-        if not rows:
-            raise InvalidEventError("a commit needs at least one event")
-        if resent and (answer := self._outcomes.of_commit(commit_id, rows, ())):
+        words = self._words
+        is_plain = rows and not resent and words[EPOCH] == self.epoch and not words[DISK_FAILED] and not self.is_broken
+        if not is_plain and (answer := self._former_answer(commit_id, rows, (), resent)):
             return answer
-        self._check_disk()
-        first_position = self._written[2] + 1
-        draft = self._draft(lambda draft: draft_events(draft, self._heads, self._clock, rows, first_position))
+        heads, clock = self._heads, self._clock
+        clock.last, _, last_position, tail = self._written
+        first_position = last_position + 1
+        draft = Draft(tail)
+        draft_events(draft, heads, clock, rows, first_position)
+        if draft.end > self._log_room or draft.end - tail > self._longest_frame:
+            draft = self._draft(lambda draft: draft_events(draft, heads, clock, rows, first_position))
         self._append(draft, commit_id, first_position)
         return first_position, draft.timestamps
 
@@ -151,12 +159,8 @@ class Journal:
 
         Raises `StaleReadError`, `TableConflictError` and `InvalidEntryError`, too.
         """
-        self._check_is_writer()
-        if not rows and not changes:
-            raise InvalidEventError("a commit needs at least one event or change")
-        if resent and (answer := self._outcomes.of_commit(commit_id, rows, changes)):
+        if answer := self._former_answer(commit_id, rows, changes, resent):
             return answer
-        self._check_disk()
         for read in reads:
             kind, _, _, found = read
             if (last := self._heads.get(kind, read_key(read))[2]) != found:
@@ -262,6 +266,8 @@ class Journal:
         self._outcomes = Outcomes(files.log, self._heads, words)
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
         self._latest = self._latest_in_log()
+        self._log_room = self._positions_room = 0
+        self._longest_frame = self.max_commit_bytes + frames.FRAME_HEADER.size
 
     def _latest_in_log(self) -> int:
         """The highest timestamp of an event; of the clock where damage hides it, which is never below."""
@@ -271,6 +277,18 @@ class Journal:
             return self._files.log.frame_of(self._files.positions.offset(last)).latest
         except CorruptLogError:
             return self._words[CLOCK]
+
+    def _former_answer(
+        self, commit_id: bytes, rows: Sequence[Row], changes: Sequence[ChangeRow], resent: object
+    ) -> Answer | None:
+        """What became of a commit that was sent before; None if it is to be carried out. Raises if none can be."""
+        self._check_is_writer()
+        if not rows and not changes:
+            raise InvalidEventError("a commit needs at least one event or change")
+        if resent and (answer := self._outcomes.of_commit(commit_id, rows, changes)):
+            return answer
+        self._check_disk()
+        return None
 
     def _check_may_write(self) -> None:
         self._check_is_writer()
@@ -292,47 +310,48 @@ class Journal:
 
     def _draft(self, fill: Callable[[Draft], None]) -> Draft:
         """A draft at the tail, filled; or in the next segment where it does not fit."""
-        tail = self._written[3]
-        draft = self._filled(tail, fill)
-        length = draft.end - tail
-        if (size := length - frames.FRAME_HEADER.size) > self.max_commit_bytes:
-            raise InvalidEventError(f"the commit has {size:,} bytes, over the cap of {self.max_commit_bytes:,}")
-        place = self._files.log.place(tail, length)
-        return draft if place == tail else self._filled(place, fill)
-
-    def _filled(self, offset: int, fill: Callable[[Draft], None]) -> Draft:
-        draft = Draft(offset)
-        self._clock.last = self._written[0]  # a draft that is given up leaves no trace
+        self._clock.last, _, _, tail = self._written  # a draft that is given up leaves no trace
+        draft = Draft(tail)
         fill(draft)
+        length = draft.end - tail
+        if length > self._longest_frame:
+            size, cap = length - frames.FRAME_HEADER.size, self.max_commit_bytes
+            raise InvalidEventError(f"the commit has {size:,} bytes, over the cap of {cap:,}")
+        if (place := self._files.log.place(tail, length)) != tail:
+            self._clock.last = self._written[0]
+            draft = Draft(place)
+            fill(draft)
         return draft
 
     def _append(self, draft: Draft, commit_id: bytes, first_position: int) -> None:
         if type(commit_id) is not bytes or len(commit_id) != COMMIT_ID_BYTES:
             raise InvalidEventError(f"a commit id must be {COMMIT_ID_BYTES} bytes, not {shown(commit_id)}")
-        files = self._files
         _, aggregates, _, tail = self._written
+        place, end, records = draft.offset, draft.end, draft.packed
         last_position = first_position + len(draft.offsets) - 1
         aggregates += draft.new_streams
-        latest = max((self._latest, *draft.timestamps))
-        facts = (commit_id, first_position, aggregates, latest, len(draft.packed), self.epoch)
-        packed = frames.pack_frame(tail, draft.end - draft.offset, *facts, b"".join(draft.packed))
-        following = self._reserve(draft, last_position)
+        latest = max(self._latest, *draft.timestamps) if draft.timestamps else self._latest
+        facts = commit_id, first_position, aggregates, latest, len(records), self.epoch
+        packed = frames.pack_frame(tail, end - place, *facts, b"".join(records))
+        has_room = not draft.new_keys and end <= self._log_room and last_position <= self._positions_room
+        following = () if has_room else self._reserve(draft, last_position)
+        files = self._files
         index_words = files.index.words
         try:
-            files.log.write(tail, draft.offset, packed)
+            files.log.write(tail, place, packed)
             for heads in draft.heads.values():
                 for word, offset, _ in heads.values():
                     index_words[word] = offset
             if following:
                 tables.store(following, [head[1] for heads in draft.heads.values() for head in heads.values()])
             files.positions.put(first_position, draft.offsets)
-            self._heads.note(draft.heads)
             self._latest = latest
-            self._written = self._clock.last, aggregates, last_position, draft.end
+            self._written = self._clock.last, aggregates, last_position, end
             if self._waits_for_disk:
                 self.is_unsettled = True
             else:
                 self._publish()
+            self._heads.note(draft.heads)
         except BaseException:
             self.is_broken = True
             raise
@@ -359,16 +378,18 @@ class Journal:
         words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED] = self._written
         self.is_unsettled = False
 
-    def _reserve(self, draft: Draft, last_position: int) -> list[Claim]:
+    def _reserve(self, draft: Draft, last_position: int) -> Sequence[Claim]:
         """Do whatever can fail, for want of room or for damage.
 
         Afterwards the draft's heads have their words in the index; what comes back are those in its next generation.
         """
         generation = self._words[GENERATION]
+        files = self._files
+        self._log_room = self._positions_room = 0
         try:
-            self._files.log.reserve(draft.end)
-            self._files.positions.reserve(last_position)
-            self._files.index.reserve(draft.new_keys)
+            log_room = files.log.reserve(draft.end)
+            positions_room = files.positions.reserve(last_position)
+            files.index.reserve(draft.new_keys)
         except DiskError:
             self._words[DISK_FAILED] = 1
             raise
@@ -376,10 +397,12 @@ class Journal:
             words_hold = self._words[GENERATION] == generation
             if not words_hold:
                 self._heads.forget()
-        if words_hold and not draft.new_keys and not self._files.index.is_growing:
-            return []
+        if not files.index.is_growing:
+            self._log_room, self._positions_room = log_room, positions_room
+            if words_hold and not draft.new_keys:
+                return ()
         keys = [(kind, key) for kind, heads in draft.heads.items() for key in heads]
-        (_, claimed), *following = self._files.index.claim(keys)
+        (_, claimed), *following = files.index.claim(keys)
         for (kind, key), word in zip(keys, claimed, strict=True):
             _, offset, sequence = draft.heads[kind][key]
             draft.heads[kind][key] = word, offset, sequence

@@ -172,15 +172,20 @@ class Log:
         """Where a frame of this length goes if the log ends at `tail`."""
         return tail if (tail & _MASK) + length <= SEGMENT_SIZE else next_segment(tail)
 
-    def reserve(self, end: int) -> None:
-        """Make sure that the log can be written up to this offset. Raises `StoreFullError`."""
-        self._segments.reserve(end)
+    def reserve(self, end: int) -> int:
+        """Make sure that the log can be written up to this offset, and say up to which in its segment.
+
+        Raises `StoreFullError`.
+        """
+        return min(self._segments.reserve(end), next_segment(end - 1))
 
     def write(self, tail: int, offset: int, packed: bytes) -> None:
         """Write a frame at the offset that `place` gave for this tail, in space that was reserved."""
         if offset != tail:
-            self._put(tail, frame.SKIP_MARK)
-        self._put(offset, packed)
+            start = tail & _MASK
+            self._files[tail >> SEGMENT_BITS].data[start : start + len(frame.SKIP_MARK)] = frame.SKIP_MARK
+        start = offset & _MASK
+        self._files[offset >> SEGMENT_BITS].data[start : start + len(packed)] = packed
 
     def make_void(self, undone: Frame, tail: int) -> None:
         """Let scans step over a frame from now on; what lies in it stays, for readers that are on their way there.
@@ -220,10 +225,6 @@ class Log:
     def _slice(self, offset: int, length: int) -> bytes:
         start = offset & _MASK
         return self._open_segment(offset >> SEGMENT_BITS)[start : start + length]
-
-    def _put(self, offset: int, packed: bytes) -> None:
-        start = offset & _MASK
-        self._files[offset >> SEGMENT_BITS].data[start : start + len(packed)] = packed
 
 
 def frame_at(descriptor: int, offset: int, tail: int | None) -> tuple[Frame, list[Record]] | None:

@@ -59,9 +59,9 @@ class Positions:
         """The file that has the offset of this position, and where in it."""
         return self._segments.path(position >> _INDEX_BITS), (position & _INDEX_MASK) * _WORD
 
-    def reserve(self, last_position: int) -> None:
-        """Make sure that offsets up to this position can be put. Raises `StoreFullError`."""
-        self._segments.reserve((last_position + 1) * _WORD)
+    def reserve(self, last_position: int) -> int:
+        """Make sure that offsets up to this position can be put, and say up to which. Raises `StoreFullError`."""
+        return self._segments.reserve((last_position + 1) * _WORD) // _WORD - 1
 
     def put(self, first_position: int, offsets: Sequence[int]) -> None:
         """Store where the events from this position on lie."""

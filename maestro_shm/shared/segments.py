@@ -50,8 +50,8 @@ class Segments:
         if end % self.size:
             self.open(end // self.size)
 
-    def reserve(self, end: int) -> None:
-        """Make sure that everything below this address may be written to. Raises `StoreFullError`.
+    def reserve(self, end: int) -> int:
+        """Make sure that everything below this address may be written to, and say below which. Raises `StoreFullError`.
 
         Space is taken in steps that double with the file up to 16 MiB, so that a small store stays small (a container
         may have 64 MB of shared memory) and a large one does not ask at every commit.
@@ -70,6 +70,7 @@ class Segments:
                 wanted = needed
                 self._allocate(number, start, wanted)
             self._allocated_end = number * self.size + wanted
+        return self._allocated_end
 
     def flush(self, start: int, end: int) -> None:
         """Return when the disk has what was written between these addresses. Raises `DiskError`."""
