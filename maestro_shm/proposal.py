@@ -9,7 +9,7 @@ from typing import NamedTuple
 from maestro_shm import codec, validation
 from maestro_shm.cut import NEVER
 from maestro_shm.errors import InvalidEventError
-from maestro_shm.records import Event
+from maestro_shm.records import Event, set_position, set_timestamp
 from maestro_shm.validation import PackedEvent
 
 EntryKey = tuple[str, str]
@@ -67,9 +67,19 @@ class Proposal:
 
 def as_stored(packed: Sequence[PackedEvent], first_position: int, timestamps: Sequence[int]) -> list[Event]:
     """The events of a commit as they are stored from a position on."""
+    return placed(unplaced(packed), first_position, timestamps)
+
+
+def unplaced(packed: Sequence[PackedEvent]) -> list[Event]:
+    """The events of a commit as they are going to be stored, as yet without timestamps and positions."""
     return [
-        codec.unpack_event(aggregate_id, sequence, timestamp, position, payload)
-        for position, ((aggregate_id, sequence, _, payload), timestamp) in enumerate(
-            zip(packed, timestamps, strict=True), first_position
-        )
+        codec.unpack_event(aggregate_id, sequence, None, None, payload) for aggregate_id, sequence, _, payload in packed
     ]
+
+
+def placed(events: list[Event], first_position: int, timestamps: Sequence[int]) -> list[Event]:
+    """The same events, which nobody else has seen yet, with timestamps and positions."""
+    for position, (event, timestamp) in enumerate(zip(events, timestamps, strict=True), first_position):
+        set_timestamp(event, timestamp)
+        set_position(event, position)
+    return events

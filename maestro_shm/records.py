@@ -42,14 +42,14 @@ class Event:
         _set_sequence(self, sequence)
         _set_type(self, type)
         _set_body(self, body)
-        _set_timestamp(self, timestamp)
-        _set_position(self, position)
+        set_timestamp(self, timestamp)
+        set_position(self, position)
         _set_metadata(self, metadata)
 
 
 EVENT_SETTERS: Final = tuple(Event.__dict__[field.name].__set__ for field in fields(Event))
 """What sets the fields of a new event, in their order; for who makes very many of them."""
-_set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = EVENT_SETTERS
+_set_aggregate_id, _set_sequence, _set_type, _set_body, set_timestamp, set_position, _set_metadata = EVENT_SETTERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,9 @@ ALLOWED = {
     "shared.handshake": set(),
     "shared.wire": BASE | {"packers", "options"},
     "shared.watch": set(),
-    "shared.transport": BASE | LINE | {"shared.watch", "options"},
+    "shared.mailboxes": BASE | {"shared.mapped"},
+    "shared.incoming": {"shared.mailboxes", "shared.watch"},
+    "shared.transport": BASE | LINE | {"shared.watch", "shared.mailboxes", "options"},
     "shared.directory": BASE | PLACE | {"options", "shared.mapped"},
     "shared.places": BASE | PLACE,
     "shared.peer": BASE | LINE,
@@ -115,8 +117,12 @@ ALLOWED = {
     | WRITER
     | LINE
     | PLACE
-    | {"shared.peer", "shared.waiting", "shared.watch", "shared.complaints"},
-    "shared.process": BASE | WRITER | LINE | PLACE | {"options", "shared.server", "shared.launch", "shared.complaints"},
+    | {"shared.peer", "shared.waiting", "shared.incoming", "shared.mailboxes", "shared.complaints"},
+    "shared.process": BASE
+    | WRITER
+    | LINE
+    | PLACE
+    | {"options", "shared.server", "shared.mailboxes", "shared.launch", "shared.complaints"},
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
     "open_calls": BASE,
     "turns": set(),

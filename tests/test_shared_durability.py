@@ -509,7 +509,7 @@ def test_those_who_wait_for_a_disk_that_fails_elsewhere_hear_that_their_commit_m
     commit(waiting.journal, ("a", 1, None))
     monkeypatch.setattr(waiting.journal._files.log, "reserve", lambda _end: _refuse(waiting.directory))
     with pytest.raises(DiskError):
-        commit(waiting.journal, ("a", 2, None))
+        commit(waiting.journal, ("b", 1, None))
     with pytest.raises(DiskError, match="whether the commit is kept shows after a restart"):
         waiting.journal.settle()
 

@@ -260,7 +260,7 @@ def test_a_server_that_breaks_off_every_time_leaves_the_outcome_open(monkeypatch
 
     with ms.connect() as store, monkeypatch.context() as patch:
         commit(store, 1)
-        patch.setattr(StoreProxy, "_exchange", break_off)
+        patch.setattr(StoreProxy, "_ask", break_off)
         with pytest.raises(ms.StoreUnavailableError, match=r"several times.*may or may not have been stored"):
             commit(store, 2)
 

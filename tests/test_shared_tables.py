@@ -332,4 +332,15 @@ def test_the_directory_of_a_store_with_tables_is_as_before(target: str) -> None:
     with ms.connect(target) as store:
         store.transact(put, "t", x=1)
         names = {entry.name.partition("-")[0] for entry in path_of(target).iterdir()}
-    assert names == {"authkey", "header", "index", "lock", "log", "positions", "server.log", "settings", "socket"}
+    assert names == {
+        "authkey",
+        "header",
+        "index",
+        "lock",
+        "log",
+        "mail",
+        "positions",
+        "server.log",
+        "settings",
+        "socket",
+    }

@@ -29,6 +29,9 @@ class Peer:
         self.unsent = bytearray()
         self._key = key
         self._message_limit = message_limit
+        self.mailbox: int | None = None
+        self.asks_by_mail = False
+        """The request that it has under way."""
         self._inbox = wire.Inbox(handshake.MAX_MESSAGE_BYTES)
         self._greeted = handshake.greeting()
         self.send(wire.frame(self._greeted))

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from maestro_shm import options
 from maestro_shm.errors import StoreError, StoreUnavailableError
-from maestro_shm.shared import complaints, launch, wire
+from maestro_shm.shared import complaints, launch, mailboxes, wire
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared.journal import Journal
@@ -34,7 +34,7 @@ def main(path: str) -> NoReturn:
     try:
         server = _make_server(directory)
     except StoreError as error:
-        os.write(1, launch.FAILED + wire.pack_error(0, error))
+        os.write(1, launch.FAILED + wire.pack(wire.refusal(0, error)))
         sys.exit(1)
     server.leave_on_signal(_descriptor_of_sigterm())
     _say_ready(directory)
@@ -49,6 +49,7 @@ def _make_server(directory: Path) -> LoopServer:
     settings = directories.read_settings(directory)
     for stale in directory.glob("socket-*"):
         stale.unlink()
+    mailboxes.sweep(directory)
     waits_for_disk = settings.durability == options.POWER
     journal = Journal.open(directory, max_commit_bytes=settings.max_commit_bytes, waits_for_disk=waits_for_disk)
     StoreManager.register("journal", lambda: journal, exposed=wire.METHODS, create_method=False)

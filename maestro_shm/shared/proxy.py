@@ -60,12 +60,15 @@ class StoreProxy(managers.BaseProxy):
         self._is_closed = False
         self._begin([line])
 
-    def commit_events(self, rows: list[Row], made: Callable[[list[Row], Any], _Made]) -> _Made:
+    def commit_events(
+        self, rows: list[Row], made: Callable[[list[Row], Any], _Made], meanwhile: Callable[[], None]
+    ) -> _Made:
         """What `made` makes of the rows and the reply: the position of the first event and the timestamps of all.
 
-        It is made in here since the outcome is open until the caller has it.
+        It is made in here since the outcome is open until the caller has it. What can be done before the reply has come
+        is done by `meanwhile`, once for each time that the commit is sent.
         """
-        return self._commit("commit_events", rows, [rows], made)
+        return self._commit("commit_events", rows, [rows], made, meanwhile)
 
     def commit(
         self,
@@ -115,7 +118,7 @@ class StoreProxy(managers.BaseProxy):
                 if vigil.is_over or self._is_closed:
                     line.close()
                     return True
-                reply = self._ask(line, message, begun + seconds + patience, "")
+                reply = self._ask(line, line.wait, message, begun + seconds + patience, "")
         except _BROKEN:
             if not vigil.is_over and not self._is_closed:
                 self._hang_up()  # the others at rest were to the same server
@@ -172,7 +175,12 @@ class StoreProxy(managers.BaseProxy):
         """The base class calls it after a fork, to count references in the server; ours counts none."""
 
     def _commit(
-        self, method: str, content: list[_Part], arguments: list[Any], made: Callable[[list[_Part], Any], _Made]
+        self,
+        method: str,
+        content: list[_Part],
+        arguments: list[Any],
+        made: Callable[[list[_Part], Any], _Made],
+        meanwhile: Callable[[], None] | None = None,
     ) -> _Made:
         """What `made` makes of content and result of a call that is carried out once, however often it is made."""
         self._begin_if_forked()
@@ -182,10 +190,12 @@ class StoreProxy(managers.BaseProxy):
             self._open_calls,  # a fork of this process in mid-call has others
             (method, *content),
             client_id + number.to_bytes(8),
-            lambda commit_id, is_open: made(content, self._call(number, method, [commit_id, *arguments, is_open])),
+            lambda commit_id, is_open: made(
+                content, self._call(number, method, [commit_id, *arguments, is_open], meanwhile)
+            ),
         )
 
-    def _call(self, number: int, method: str, arguments: list[Any]) -> Any:
+    def _call(self, number: int, method: str, arguments: list[Any], meanwhile: Callable[[], None] | None = None) -> Any:
         """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`.
 
         The last of the arguments, where there are any, says whether they may have been sent before.
@@ -195,25 +205,33 @@ class StoreProxy(managers.BaseProxy):
         for again in (False, True, True, True):
             if again and arguments:
                 arguments[-1] = True
-            line = self._take() or self._attach(deadline, resent=again or arguments[-1:] == [True])
             try:
-                return self._exchange(line, message, deadline)
+                line = self._at_rest.pop()
+            except IndexError:
+                line = self._attach(deadline, resent=again or arguments[-1:] == [True])
+            try:
+                reply = self._ask(line, line.post, message, deadline, _OPEN_OUTCOME, meanwhile)
             except _BROKEN:
                 self._hang_up()  # the others at rest were to the same server
+            else:
+                self._rest(line)
+                return self._result(reply)
         what = f"its server broke off the same {method} several times"
         raise StoreUnavailableError(str(self._directory), what + _OPEN_OUTCOME)
 
-    def _exchange(self, line: Line, message: list[Any], deadline: float) -> Any:
-        """What the reply to a message brings. The line goes back to rest, or is closed whatever the error."""
-        reply = self._ask(line, message, deadline, _OPEN_OUTCOME)
-        self._rest(line)
-        return self._result(reply)
-
-    def _ask(self, line: Line, message: list[Any], deadline: float, outcome: str) -> tuple[Any, ...]:
-        """The reply to a message. The line is closed whatever the error."""
+    def _ask(
+        self,
+        line: Line,
+        exchange: Callable[[bytes, float, Callable[[], None] | None], bytes],
+        message: list[Any],
+        deadline: float,
+        outcome: str,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[Any, ...]:
+        """The reply to a message, by one of the line's two ways. The line is closed whatever the error."""
         try:
-            reply = wire.unpack(line.exchange(wire.pack(message), deadline))
-            if reply[:1] != (message[0],):
+            reply = wire.unpack(exchange(wire.payload_of(message), deadline, meanwhile))
+            if not reply or reply[0] != message[0]:
                 raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {message[0]}")
         except BaseException as error:
             line.close()

@@ -21,14 +21,15 @@ from typing import Any, Final
 from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import wire
+from maestro_shm.shared import mailboxes, wire
 from maestro_shm.shared.complaints import Complaints
 from maestro_shm.shared.directory import Settings
+from maestro_shm.shared.incoming import Incoming
 from maestro_shm.shared.journal import Journal
+from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Mailboxes
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.transport import Listener, user_of
 from maestro_shm.shared.waiting import Waiting, Wanted
-from maestro_shm.shared.watch import Watch
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
@@ -46,6 +47,8 @@ class LoopServer(managers.Server):
     public = list(wire.SERVER_METHODS)  # noqa: RUF012 (as the base class has it)
 
     listener: Listener
+    _asking: Peer
+    """The client whose request is being answered."""
     mutex: contextlib.AbstractContextManager[Any]
 
     def __init__(self, registry: dict[str, Any], address: str, authkey: bytes, serializer: str) -> None:
@@ -60,18 +63,22 @@ class LoopServer(managers.Server):
         self._peers: set[Peer] = set()
         self._held_back: list[tuple[Peer, int, bytes]] = []
         """Replies that wait for the disk, with the numbers of their requests."""
+        self._mail = Mailboxes(self.journal.directory / mailboxes.file_name(self.journal.epoch))
+        self._owners: dict[int, Peer] = {}
+        """Of mailboxes."""
         self._events = Waiting()
         self._commits = Waiting()
         self._awaited_incarnation = self.journal.incarnation
         self._has_woken = False
+        """Who was woken just now needs the processor that a watch would keep."""
         self._complaints = Complaints()
-        self._watch = Watch()
         self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
         self._idle_since = self._chores_due = time.monotonic()
         self._sees_creator = False
         self._leaving = False
         self._store_ends = False
         self._selector = selectors.DefaultSelector()
+        self._incoming = Incoming(self._mail, self._selector)
         self._selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
 
     def guard(self, held: int, settings: Settings) -> None:
@@ -92,10 +99,15 @@ class LoopServer(managers.Server):
         """Serve until it is time to leave, then clean up."""
         try:
             while not self._leaving:
-                for key, _ in self._ready():
+                may_watch, self._has_woken = not self._has_woken, False
+                mail, sockets = self._incoming.next(self._pause, may_watch=may_watch)
+                for key, _ in sockets:
                     key.data()
                     if self._store_ends:
                         break  # let nobody in to a store that is no more
+                for number in mail:
+                    if (peer := self._owners.get(number)) is not None:  # or it was dropped just now
+                        self._deal_with(peer, self._open, peer, number)
                 if self._held_back:
                     self._settle()
                 if self._events or self._commits:
@@ -119,6 +131,14 @@ class LoopServer(managers.Server):
             raise StoreUnavailableError(str(self.journal.directory), "not private, so its server is not to be stopped")
         self._end_store()
 
+    def mailbox(self) -> tuple[str, int] | None:
+        """Give the client that asks a mailbox: the name of the file, and the number; None if there is none for it."""
+        peer = self._asking
+        if peer.mailbox is None and (number := self._mail.give()) is not None:
+            peer.mailbox = number
+            self._owners[number] = peer
+        return None if peer.mailbox is None else (self._mail.name, peer.mailbox)
+
     def wait(self, incarnation: int, position: int, milliseconds: int) -> Wanted | None:
         """Answer when there is an event at this position, or so much later, or at once for another incarnation."""
         return self._wanted(self._events, self.journal.last_position, incarnation, position, milliseconds)
@@ -134,25 +154,12 @@ class LoopServer(managers.Server):
         is_due = incarnation != self.journal.incarnation or number <= reached
         return None if is_due else Wanted(among, number, time.monotonic() + milliseconds / 1000)
 
-    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready. Who was woken just now needs the processor that a watch would keep."""
-        has_woken, self._has_woken = self._has_woken, False
-        seen = None if has_woken else self._watch.until(self._look)
-        if seen:
-            return seen
-        found = self._selector.select(self._pause())
-        if found:
-            self._watch.note_arrival()
-        return found
-
     def _pause(self) -> float:
+        longest = LONGEST_SLEEP if self._owners else _TICK
         if not self._events and not self._commits:
-            return _TICK
+            return longest
         now = time.monotonic()
-        return min(self._events.seconds(now, _TICK), self._commits.seconds(now, _TICK))
-
-    def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
-        return self._selector.select(0)
+        return min(self._events.seconds(now, longest), self._commits.seconds(now, longest))
 
     def _accept(self) -> None:
         try:
@@ -193,14 +200,34 @@ class LoopServer(managers.Server):
 
     def _receive(self, peer: Peer) -> None:
         for payload in peer.receive():
-            number, reply = self._answer(payload)
-            if isinstance(reply, Wanted):
-                if not reply.among.add(peer, number, reply):
-                    raise wire.ProtocolError("it waits already")
-            elif self.journal.is_unsettled and not self._store_ends:
-                self._held_back.append((peer, number, reply))
-            else:
-                peer.send(reply)
+            if payload:  # an empty one is a ring
+                self._respond(peer, payload, by_mail=False)
+
+    def _open(self, peer: Peer, mailbox: int) -> None:
+        self._respond(peer, self._mail.request(mailbox), by_mail=True)
+
+    def _respond(self, peer: Peer, payload: bytes, *, by_mail: bool) -> None:
+        self._asking = peer
+        peer.asks_by_mail = by_mail
+        number, reply = self._answer(payload)
+        if isinstance(reply, Wanted):
+            if not reply.among.add(peer, number, reply):
+                raise wire.ProtocolError("it waits already")
+        elif self.journal.is_unsettled and not self._store_ends:
+            self._held_back.append((peer, number, reply))
+        else:
+            self._reply(peer, reply)
+
+    def _reply(self, peer: Peer, reply: bytes) -> None:
+        """By the way that the request came."""
+        if not peer.asks_by_mail or peer.mailbox is None:
+            peer.send(wire.frame(reply))
+            return
+        if len(reply) > LARGEST_MESSAGE:
+            peer.send(wire.frame(reply))
+            reply = BY_SOCKET
+        if self._mail.reply(peer.mailbox, reply):
+            peer.send(wire.RING)
 
     def _settle(self) -> None:
         """Let the disk have the commits of this batch, and answer them: one flush for all of them."""
@@ -216,7 +243,7 @@ class LoopServer(managers.Server):
             self.journal.give_up()
         for peer, number, reply in held_back:
             if peer in self._peers:
-                self._deal_with(peer, peer.send, wire.pack_error(number, error) if error else reply)
+                self._deal_with(peer, self._reply, peer, _refused(number, error) if error else reply)
 
     def _answer_waiting(self) -> None:
         incarnation = self.journal.incarnation
@@ -227,7 +254,7 @@ class LoopServer(managers.Server):
         due += self._commits.due(self.journal.published if is_same else None, now)
         for peer, number in due:
             if peer in self._peers:
-                self._deal_with(peer, peer.send, wire.pack([number, True, None]))
+                self._deal_with(peer, self._reply, peer, wire.payload_of([number, True, None]))
                 self._has_woken = True
 
     def _deal_with(self, peer: Peer, action: Callable[..., None], *arguments: object) -> None:
@@ -237,8 +264,8 @@ class LoopServer(managers.Server):
             action(*arguments)
         except BlockingIOError:
             return
-        except (OSError, EOFError):
-            self._drop(peer)
+        except (OSError, EOFError) as error:
+            self._drop(peer, has_hung_up=isinstance(error, (ConnectionError, EOFError)))
             return
         except wire.ProtocolError as error:
             self._complaints.about(f"dropped a client: {error}")
@@ -258,10 +285,14 @@ class LoopServer(managers.Server):
         events = selectors.EVENT_WRITE if peer.unsent else selectors.EVENT_READ
         self._selector.modify(peer.socket, events, lambda: self._attend(peer))
 
-    def _drop(self, peer: Peer) -> None:
+    def _drop(self, peer: Peer, *, has_hung_up: bool = False) -> None:
         self._selector.unregister(peer.socket)
         peer.socket.close()
         self._peers.discard(peer)
+        if peer.mailbox is not None:
+            del self._owners[peer.mailbox]
+            if has_hung_up:  # else it may go on writing there, and nobody else may have it
+                self._mail.take_back(peer.mailbox)
         self._events.forget(peer)
         self._commits.forget(peer)
         if peer.is_known:
@@ -287,19 +318,19 @@ class LoopServer(managers.Server):
         try:
             with self.mutex:
                 result = function(*arguments)
-                return number, result if type(result) is Wanted else wire.pack([number, True, result])
+            return number, result if type(result) is Wanted else wire.payload_of([number, True, result])
         except StoreError as error:
             if self.journal.is_broken:
                 self._leave()
-            return number, wire.pack_error(number, error)
+            return number, _refused(number, error)
         except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
             self._complaints.about_exception()
             if self.journal.is_broken:
                 self._leave()
             elif isinstance(error, (TypeError, ValueError, struct.error)):
-                return number, wire.pack_error(number, InvalidEventError(f"the server cannot read this: {error}"))
+                return number, _refused(number, InvalidEventError(f"the server cannot read this: {error}"))
             reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
-            return number, wire.pack_error(number, StoreUnavailableError(str(self.journal.directory), reason))
+            return number, _refused(number, StoreUnavailableError(str(self.journal.directory), reason))
 
     def _do_chores(self, now: float) -> None:
         for peer in [peer for peer in self._peers if now > peer.deadline]:
@@ -339,6 +370,7 @@ class LoopServer(managers.Server):
         for peer in self._peers:
             peer.socket.close()
         self._selector.close()
+        self._mail.close()
         self.journal.close()
         if self._spare_descriptor is not None:
             os.close(self._spare_descriptor)
@@ -356,6 +388,10 @@ class StoreManager(managers.BaseManager):
 
     def get_server(self) -> LoopServer:
         return LoopServer(self._registry, self._address, self._authkey, self._serializer)  # type: ignore[attr-defined]
+
+
+def _refused(number: int, error: StoreError) -> bytes:
+    return wire.payload_of(wire.refusal(number, error))
 
 
 def _is_among_the_last(descriptor: int) -> bool:

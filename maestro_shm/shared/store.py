@@ -20,7 +20,7 @@ from maestro_shm.backend import Backend
 from maestro_shm.cut import Cut
 from maestro_shm.errors import StoreClosedError, StoreError, StoreUnavailableError
 from maestro_shm.leases import Leases
-from maestro_shm.proposal import Proposal, as_stored
+from maestro_shm.proposal import Proposal, as_stored, placed, unplaced
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
@@ -111,8 +111,13 @@ class SharedStore(Backend):
         packed = validation.pack_events(events, self._max_commit_bytes)
         if not packed:
             return []
+        stored: list[Event] = []
+
+        def unpack() -> None:
+            stored[:] = unplaced(packed)
+
         try:
-            return self._proxy.commit_events(packed, _as_stored)
+            return self._proxy.commit_events(packed, lambda _, reply: placed(stored, *reply), unpack)
         except StoreUnavailableError:
             self._check_open()  # another thread may have closed the store meanwhile
             raise

@@ -15,12 +15,14 @@ import socket
 import struct
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from maestro_shm.errors import shown
 from maestro_shm.options import DEFAULT_TIMEOUT
 from maestro_shm.shared import handshake, wire
+from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Mailbox
 from maestro_shm.shared.watch import Watch
 
 SERIALIZER: Final = "maestro"
@@ -80,17 +82,40 @@ class Line:
         self._arrival = select.poll()
         self._arrival.register(self._connection, select.POLLIN)
         self._inbox = wire.Inbox(handshake.MAX_MESSAGE_BYTES)
+        self._mail_watch = Watch()
         try:
             self._shake_hands(key, deadline)
+            self._inbox.limit = 2**32
+            self._mailbox = self._ask_for_mailbox(Path(address).parent, deadline)
         except BaseException:
             self.close()
             raise
-        self._inbox.limit = 2**32
 
-    def exchange(self, message: bytes, deadline: float) -> bytes:
-        """Send a packed message, wait for the payload of the reply. Raises as `__init__` does."""
+    def exchange(self, message: bytes, deadline: float, meanwhile: Callable[[], None] | None = None) -> bytes:
+        """Send a packed message, wait for the payload of the reply. Raises as `__init__` does.
+
+        What the caller has to do besides is done while the server works.
+        """
         self._send(message, deadline)
+        if meanwhile is not None:
+            meanwhile()
         return self._receive(deadline)
+
+    def post(self, payload: bytes, deadline: float, meanwhile: Callable[[], None] | None = None) -> bytes:
+        """The same for a payload, by the line's mailbox if the server has one for it and it fits."""
+        mailbox = self._mailbox
+        if mailbox is None or len(payload) > LARGEST_MESSAGE:
+            return self.exchange(wire.frame(payload), deadline, meanwhile)
+        if mailbox.post(payload):
+            self._send(wire.RING, deadline)
+        if meanwhile is not None:
+            meanwhile()
+        reply = self._mail_watch.until(mailbox.reply) or self._sleep_until_reply(mailbox, deadline)
+        return self._receive(deadline) if reply == BY_SOCKET else reply
+
+    def wait(self, payload: bytes, deadline: float, meanwhile: Callable[[], None] | None = None) -> bytes:
+        """The same for a payload, by the socket: who waits long would have to look at a mailbox now and again."""
+        return self.exchange(wire.frame(payload), deadline, meanwhile)
 
     def ask(self, ident: str | None, method: str, deadline: float) -> Any:
         """The result of a call without arguments. Raises as `exchange`, and the error that it was answered with."""
@@ -139,6 +164,32 @@ class Line:
         except BlockingIOError:
             return 0
 
+    def _ask_for_mailbox(self, directory: Path, deadline: float) -> Mailbox | None:
+        if (given := self.ask(None, "mailbox", deadline)) is None:
+            return None
+        try:
+            name, number = given
+            return Mailbox(directory / name, number)
+        except FileNotFoundError:
+            raise EOFError("the server is gone") from None
+        except (TypeError, ValueError):
+            raise wire.ProtocolError(f"no mailbox: {shown(given)}") from None
+
+    def _sleep_until_reply(self, mailbox: Mailbox, deadline: float) -> bytes:
+        mailbox.fall_asleep()
+        while (reply := mailbox.reply()) is None:
+            with contextlib.suppress(DeadlineError):  # of a sleep only
+                _wait(self._arrival, min(deadline, time.monotonic() + LONGEST_SLEEP))
+            if (data := self._look()) is not None:
+                if not data:
+                    raise EOFError("the server hung up")
+                if any(self._inbox.feed(data)):
+                    raise wire.ProtocolError("a reply to what was not asked")
+            _check_time(deadline)
+        mailbox.wake_up()
+        self._mail_watch.note_arrival()
+        return reply
+
     def _receive(self, deadline: float) -> bytes:
         while True:
             if not (data := self._watch.until(self._look)):
@@ -146,7 +197,7 @@ class Line:
                 self._watch.note_arrival()
             if not data:
                 raise EOFError("the server hung up")
-            if payloads := self._inbox.feed(data):
+            if payloads := [payload for payload in self._inbox.feed(data) if payload]:  # an empty one is a ring
                 return payloads[0]
             _check_time(deadline)  # whoever sends without end does not make it longer
 

@@ -20,7 +20,7 @@ from maestro_shm.packers import Packers
 
 METHODS: Final = ("commit_events", "commit", "commit_snapshot", "reset")
 """What a client may call of the journal."""
-SERVER_METHODS: Final = ("destroy", "stop", "wait", "wait_for_commit")
+SERVER_METHODS: Final = ("destroy", "stop", "mailbox", "wait", "wait_for_commit")
 """What a client may call of the server itself."""
 
 _LENGTH: Final = struct.Struct(">I")
@@ -54,6 +54,10 @@ _UNICODE_ERRORS: Final = "surrogateescape"
 _packers: Final = Packers(unicode_errors=_UNICODE_ERRORS)
 
 
+RING: Final = _LENGTH.pack(0)
+"""An empty message, of which nothing comes but that who sleeps wakes up."""
+
+
 class ProtocolError(Exception):
     """The other side does not keep the protocol; the connection is of no more use."""
 
@@ -63,9 +67,14 @@ def frame(payload: bytes) -> bytes:
     return _LENGTH.pack(len(payload)) + payload
 
 
+def payload_of(message: list[Any]) -> bytes:
+    """The bytes of a message."""
+    return _packers.pack(message)
+
+
 def pack(message: list[Any]) -> bytes:
     """A message as it goes over the socket."""
-    return frame(_packers.pack(message))
+    return frame(payload_of(message))
 
 
 def unpack(payload: bytes) -> tuple[Any, ...]:
@@ -81,10 +90,10 @@ def unpack(payload: bytes) -> tuple[Any, ...]:
     return message
 
 
-def pack_error(number: object, error: errors.StoreError) -> bytes:
+def refusal(number: object, error: errors.StoreError) -> list[Any]:
     """The reply that carries an error, or the nearest of its base classes that the other side knows."""
     name = next(kind.__name__ for kind in type(error).__mro__ if kind in _ERRORS.values())
-    return pack([number, False, name, list(error.args)])
+    return [number, False, name, list(error.args)]
 
 
 def result_of(reply: tuple[Any, ...]) -> Any:

@@ -42,9 +42,9 @@ class _RecordedLine(Line):
         super().__init__(*args)
         self.requests.clear()  # the handshake
 
-    def exchange(self, message: bytes, deadline: float) -> bytes:
-        self.requests.append(message[wire.LENGTH_BYTES :])
-        return super().exchange(message, deadline)
+    def post(self, payload: bytes, deadline: float, meanwhile: Callable[[], None] | None = None) -> bytes:
+        self.requests.append(payload)
+        return super().post(payload, deadline, meanwhile)
 
 
 class Honest:
@@ -164,7 +164,7 @@ def _recorded(served: Served) -> list[bytes]:
     proxy = StoreProxy(served.path, 30, line)
     events = [ms.Event(f"attacker-{number}", 1, "made", {"a": [1, b"2", None]}) for number in range(3)]
     for commit in (events, [ms.Event("attacker-0", 2, "made", 1, timestamp=5)]):
-        proxy.commit_events(validation.pack_events(commit, 1 << 20), lambda _, reply: reply)
+        proxy.commit_events(validation.pack_events(commit, 1 << 20), lambda _, reply: reply, _nothing)
     rows = validation.pack_events([ms.Event("attacker-0", 3, "made", 1)], 1 << 20)
     value = validation.pack_value("table", "key", {"a": 1})
     proxy.commit(

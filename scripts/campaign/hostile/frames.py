@@ -98,7 +98,7 @@ def _tell_all(_: LoopServer, payload: bytes) -> bytes | None:
         return None
     except (TypeError, IndexError):
         error = StoreUnavailableError("store", f'Traceback (most recent call last):\n  File "{__file__}", line 1')
-        return wire.pack_error(number, error)
+        return wire.payload_of(wire.refusal(number, error))
     return None
 
 
@@ -107,7 +107,7 @@ def _swallow(_: LoopServer, payload: bytes) -> bytes | None:
 
 
 def _mistake(_: LoopServer, payload: bytes) -> bytes | None:
-    return wire.pack([123, True, None]) if _is_marked(payload) else None
+    return wire.payload_of([123, True, None]) if _is_marked(payload) else None
 
 
 def _is_marked(payload: bytes) -> bool:
