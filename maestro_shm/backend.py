@@ -7,6 +7,7 @@ import inspect
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -21,6 +22,7 @@ from maestro_shm.errors import (
     ConflictError,
     RetriesExhaustedError,
     SequenceConflictError,
+    StoreError,
     StoreUnavailableError,
     TransactionError,
     shown,
@@ -35,6 +37,7 @@ from maestro_shm.records import Event, Snapshot
 from maestro_shm.retries import Attempts
 from maestro_shm.selection import selection
 from maestro_shm.store import Store
+from maestro_shm.submissions import Outcome, Submissions
 from maestro_shm.subscription import Subscription
 from maestro_shm.tables import Tables
 from maestro_shm.transaction import Transaction
@@ -50,6 +53,7 @@ class Backend(CutReads):
     """A store that can take a cut and commit a proposal."""
 
     _max_commit_bytes: int
+    _submissions: Submissions | None = None
 
     @abstractmethod
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
@@ -68,8 +72,31 @@ class Backend(CutReads):
         """Store all of it, and return what makes its events as stored. Raises `ConflictError` if a read is stale."""
 
     @abstractmethod
+    def _commit_events(self, events: list[PackedEvent]) -> list[Event]:
+        """Store valid events, one at least; see `Store.commit_events`."""
+
+    @abstractmethod
     def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         """Store a packed snapshot that was checked; see `Store.commit_snapshot`."""
+
+    def commit_events(self, events: Iterable[Event]) -> list[Event]:
+        self._check_open()
+        transactions.refuse_within(self, "a commit")
+        packed = validation.pack_events(events, self._max_commit_bytes)
+        return self._commit_events(packed) if packed else []
+
+    def submit(self, events: Iterable[Event]) -> Future[list[Event]]:
+        self._check_open()
+        transactions.refuse_within(self, "a commit")
+        packed = validation.pack_events(events, self._max_commit_bytes)
+        if not packed:
+            done: Future[list[Event]] = Future()
+            done.set_result([])
+            return done
+        if self._submissions is None:
+            self.__dict__.setdefault("_submissions", Submissions(self._max_commit_bytes))  # threads may race for it
+        assert self._submissions is not None  # noqa: S101 (for the type checker)
+        return self._submissions.submit(packed, self._commit_each)
 
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         self._check_open()
@@ -179,6 +206,22 @@ class Backend(CutReads):
             return self.transact(function, *arguments, **named)
 
         return run
+
+    def _commit_each(self, commits: Sequence[list[PackedEvent]]) -> Sequence[Outcome]:
+        """What becomes of some commits that are carried out one after the other."""
+
+        def outcome(events: list[PackedEvent]) -> Outcome:
+            try:
+                return self._commit_events(events)
+            except StoreError as error:
+                return error
+
+        return [outcome(events) for events in commits]
+
+    def _finish_submissions(self) -> None:
+        """For who closes."""
+        if self._submissions is not None:
+            self._submissions.finish()
 
     def _commit_copies(self, first_position: int, commits: Sequence[Sequence[PackedEvent]]) -> None:
         """Store commits of another store as they were there; the first event is to have this position.

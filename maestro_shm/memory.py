@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, NoReturn
@@ -25,6 +25,7 @@ from maestro_shm.proposal import Change, Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.selection import Selection
 from maestro_shm.transaction import refuse_within
+from maestro_shm.validation import PackedEvent
 from maestro_shm.vigil import Vigil
 
 
@@ -170,12 +171,6 @@ class MemoryStore(Backend):
         self._closed = False
         self._forget()
 
-    def commit_events(self, events: Iterable[Event]) -> list[Event]:
-        self._check_open()
-        refuse_within(self, "a commit")
-        packed = validation.pack_events(events, self._max_commit_bytes)
-        return self._commit(Proposal(packed))() if packed else []
-
     def stats(self) -> dict[str, Any]:
         with self._lock:
             self._check_open()
@@ -194,6 +189,7 @@ class MemoryStore(Backend):
             self._ring()
 
     def close(self) -> None:
+        self._finish_submissions()
         with self._lock:
             self._closed = True
             self._forget()
@@ -319,6 +315,9 @@ class MemoryStore(Backend):
                 self._content.bytes += validation.entry_size(table, key, change.payload)
             self._ring()
         return lambda: [_unpack(event[0], new) for event, new in zip(proposal.events, stored, strict=True)]
+
+    def _commit_events(self, events: list[PackedEvent]) -> list[Event]:
+        return self._commit(Proposal(events))()
 
     def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ class Past(CutReads):
         return Past(self._store, *self._past_cut(position, time))
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:  # noqa: ARG002 (of the contract)
+        raise ReadOnlyError(self.target, "a commit")
+
+    def submit(self, events: Iterable[Event]) -> Future[list[Event]]:  # noqa: ARG002
         raise ReadOnlyError(self.target, "a commit")
 
     def commit_all(self, events: Iterable[Event], projections: Iterable[Projection] = ()) -> list[Event]:  # noqa: ARG002

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
@@ -43,6 +44,16 @@ class Store(ABC):
 
         A call that ends without an outcome (a signal's handler raised, a deadline passed) may have stored them. A store
         with a server answers the very same call, made again in the same process, with what became of the first.
+        """
+
+    @abstractmethod
+    def submit(self, events: Iterable[Event]) -> Future[list[Event]]:
+        """The same without waiting: a future of what `commit_events` would return, or raise.
+
+        What breaks a rule of the data is refused at once. What one handle submits is committed in that order, each
+        commit by itself: one that is refused holds nothing up. Commits that wait together go to the server together. A
+        program that ends, and `close`, wait until all are done; one that is killed loses those that were not. Callbacks
+        of the future run in another thread. Who submits more than the store takes waits, once 64 MiB are on their way.
         """
 
     @abstractmethod

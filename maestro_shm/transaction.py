@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -70,6 +71,9 @@ class _BoundStore(Store):
 
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
         return self._workspace.add_events(events)
+
+    def submit(self, events: Iterable[Event]) -> Future[list[Event]]:  # noqa: ARG002 (of the contract)
+        raise TransactionError("a transaction commits at its end: let its roots evaluate commands")
 
     def commit_all(self, events: Iterable[Event], projections: Iterable[Projection] = ()) -> list[Event]:
         added = self._workspace.add_events(events)

@@ -68,8 +68,9 @@ ALLOWED = {
     "past": READING,
     "aio": BASE | {"options", "vigil", "arrival", "subscription", "projection", "store", "backend", "aggregate"},
     "backend": TRANSACTING
-    | {"past", "arrival", "retries", "options", "vigil", "leases"}
+    | {"past", "arrival", "retries", "options", "vigil", "leases", "submissions"}
     | {"subscription", "consumer", "progress", "durable_subscription", "projector"},
+    "submissions": VALUES | {"options"},
     "handlers": BASE,
     "aggregate": VALUES | {"store", "trace", "handlers", "projection", "retries"},
     "memory": VALUES | {"options", "selection", "vigil", "leases", "cut", "proposal", "transaction", "backend"},
@@ -131,7 +132,7 @@ ALLOWED = {
     | {"options", "vigil", "leases", "shared.file_leases"}
     | LINE
     | PLACE
-    | {"backend", "cut", "proposal", "transaction"}
+    | {"backend", "cut", "proposal", "transaction", "submissions"}
     | {"shared.proxy", "shared.election", "shared.reader", "shared.places", "shared.rows"},
     "postgres.columns": set(),
     "postgres.location": set(),

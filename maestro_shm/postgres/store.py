@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from maestro_shm import options, validation
+from maestro_shm import options
 from maestro_shm.backend import Backend
 from maestro_shm.cut import Cut, StoredSnapshot
 from maestro_shm.errors import StoreClosedError, StoreUnavailableError
@@ -83,15 +83,6 @@ class PostgresStore(Backend):
         _handles[store._key] = store
         return store
 
-    def commit_events(self, events: Iterable[Event]) -> list[Event]:
-        self._check_open()
-        refuse_within(self, "a commit")
-        packed = validation.pack_events(events, self._max_commit_bytes)
-        if not packed:
-            return []
-        arguments = commits.event_arguments(packed)
-        return self._store(COMMIT_EVENTS, Proposal(packed), arguments, ("commit_events", *packed), as_stored)
-
     def stats(self) -> dict[str, Any]:
         ((events, aggregates, size),) = self._connections.rows(_STATS)
         return {"events": events, "aggregates": aggregates, "last_position": events, "bytes": size}
@@ -105,6 +96,8 @@ class PostgresStore(Backend):
         self._connections.rows(RESET, (incarnation,))
 
     def close(self) -> None:
+        if not self._closed:
+            self._finish_submissions()
         self._closed = True
         try:
             while self._listeners:
@@ -129,6 +122,11 @@ class PostgresStore(Backend):
         proposal.check_size(self._max_commit_bytes)
         call = ("commit", tuple(proposal.events), *((*entry, *new) for entry, new in proposal.changes.items()))
         return self._store(COMMIT, proposal, commits.arguments(proposal), call, partial(partial, as_stored))
+
+    def _commit_events(self, events: list[PackedEvent]) -> list[Event]:
+        self._check_open()
+        arguments = commits.event_arguments(events)
+        return self._store(COMMIT_EVENTS, Proposal(events), arguments, ("commit_events", *events), as_stored)
 
     def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         arguments = commits.snapshot_arguments(aggregate_id, sequence, payload)

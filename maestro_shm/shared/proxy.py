@@ -18,13 +18,13 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import managers
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from maestro_shm.errors import StoreUnavailableError, shown
-from maestro_shm.open_calls import OpenCalls, carry_out
+from maestro_shm.errors import StoreError, StoreFullError, StoreUnavailableError, shown
+from maestro_shm.open_calls import Call, OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
@@ -69,6 +69,31 @@ class StoreProxy(managers.BaseProxy):
         is done by `meanwhile`, once for each time that the commit is sent.
         """
         return self._commit("commit_events", rows, [rows], made, meanwhile)
+
+    def commit_each(
+        self, commits: Sequence[list[Row]], meanwhile: Callable[[], None]
+    ) -> list[tuple[int, list[int]] | StoreError]:
+        """What became of some commits, each by itself: the position of the first event and the timestamps, or an error.
+
+        Raises `StoreUnavailableError` if that is not known of any of them.
+        """
+        self._begin_if_forked()
+        client_id, numbers = self._identity
+        calls: list[Call] = [("commit_events", *rows) for rows in commits]
+        former = [self._open_calls.pop(call, None) for call in calls]
+        ids = [commit_id or client_id + next(numbers).to_bytes(8) for commit_id in former]
+        sent = [[*commit] for commit in zip(ids, commits, map(bool, former), strict=True)]
+        left_open = dict(zip(calls, ids, strict=True))
+        try:
+            replies = self._call(next(numbers), "commit_each", [sent, False], meanwhile)
+            outcomes = [self._outcome(reply) for _, reply in zip(calls, replies, strict=True)]
+            # As in `carry_out`: without room it is not known what became of one that had been sent before.
+            told = zip(calls, former, outcomes, strict=True)
+            left_open = {call: left for call, left, outcome in told if left and isinstance(outcome, StoreFullError)}
+        finally:
+            self._open_calls.update(left_open)
+            self._open_calls.forget_oldest()
+        return outcomes
 
     def commit(
         self,
@@ -195,13 +220,19 @@ class StoreProxy(managers.BaseProxy):
             ),
         )
 
+    def _outcome(self, reply: tuple[Any, ...]) -> Any:
+        try:
+            return self._result(reply)
+        except StoreError as error:
+            return error
+
     def _call(self, number: int, method: str, arguments: list[Any], meanwhile: Callable[[], None] | None = None) -> Any:
         """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`.
 
         The last of the arguments, where there are any, says whether they may have been sent before.
         """
         deadline = time.monotonic() + self._timeout
-        message = [number, "journal", method, arguments]
+        message = [number, "journal" if method in wire.METHODS else None, method, arguments]
         for again in (False, True, True, True):
             if again and arguments:
                 arguments[-1] = True

@@ -14,7 +14,7 @@ import resource
 import selectors
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import managers
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from maestro_shm.shared.incoming import Incoming
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Mailboxes
 from maestro_shm.shared.peer import Peer
+from maestro_shm.shared.rows import Row
 from maestro_shm.shared.transport import Listener, user_of
 from maestro_shm.shared.waiting import Waiting, Wanted
 
@@ -139,6 +140,13 @@ class LoopServer(managers.Server):
             self._owners[number] = peer
         return None if peer.mailbox is None else (self._mail.name, peer.mailbox)
 
+    def commit_each(self, commits: Sequence[tuple[bytes, Sequence[Row], object]], resent: object) -> list[Any]:
+        """Store some commits, each by itself, and answer each as if it had come alone."""
+        return [
+            self._outcome(0, self.journal.commit_events, (commit_id, rows, resent or is_open))
+            for commit_id, rows, is_open in list(commits)
+        ]
+
     def wait(self, incarnation: int, position: int, milliseconds: int) -> Wanted | None:
         """Answer when there is an event at this position, or so much later, or at once for another incarnation."""
         return self._wanted(self._events, self.journal.last_position, incarnation, position, milliseconds)
@@ -243,7 +251,9 @@ class LoopServer(managers.Server):
             self.journal.give_up()
         for peer, number, reply in held_back:
             if peer in self._peers:
-                self._deal_with(peer, self._reply, peer, _refused(number, error) if error else reply)
+                self._deal_with(
+                    peer, self._reply, peer, wire.payload_of(wire.refusal(number, error)) if error else reply
+                )
 
     def _answer_waiting(self) -> None:
         incarnation = self.journal.incarnation
@@ -315,22 +325,27 @@ class LoopServer(managers.Server):
             function = self._calls[ident, method]
         except (KeyError, TypeError):
             raise wire.ProtocolError(f"no such call: {shown(ident)}, {shown(method)}") from None
+        with self.mutex:
+            reply = self._outcome(number, function, arguments)
+        return number, reply if isinstance(reply, Wanted) else wire.payload_of(reply)
+
+    def _outcome(self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any] | Wanted:
+        """The reply to a call, or when it is due."""
         try:
-            with self.mutex:
-                result = function(*arguments)
-            return number, result if type(result) is Wanted else wire.payload_of([number, True, result])
+            result = function(*arguments)
+            return result if type(result) is Wanted else [number, True, result]
         except StoreError as error:
             if self.journal.is_broken:
                 self._leave()
-            return number, _refused(number, error)
+            return wire.refusal(number, error)
         except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
             self._complaints.about_exception()
             if self.journal.is_broken:
                 self._leave()
             elif isinstance(error, (TypeError, ValueError, struct.error)):
-                return number, _refused(number, InvalidEventError(f"the server cannot read this: {error}"))
+                return wire.refusal(number, InvalidEventError(f"the server cannot read this: {error}"))
             reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
-            return number, _refused(number, StoreUnavailableError(str(self.journal.directory), reason))
+            return wire.refusal(number, StoreUnavailableError(str(self.journal.directory), reason))
 
     def _do_chores(self, now: float) -> None:
         for peer in [peer for peer in self._peers if now > peer.deadline]:
@@ -388,10 +403,6 @@ class StoreManager(managers.BaseManager):
 
     def get_server(self) -> LoopServer:
         return LoopServer(self._registry, self._address, self._authkey, self._serializer)  # type: ignore[attr-defined]
-
-
-def _refused(number: int, error: StoreError) -> bytes:
-    return wire.payload_of(wire.refusal(number, error))
 
 
 def _is_among_the_last(descriptor: int) -> bool:

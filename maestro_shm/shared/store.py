@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -31,6 +31,7 @@ from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.rows import rows_of
 from maestro_shm.shared.transport import Line
+from maestro_shm.submissions import Outcome
 from maestro_shm.transaction import refuse_within
 from maestro_shm.validation import PackedEvent
 from maestro_shm.vigil import Vigil
@@ -105,23 +106,6 @@ class SharedStore(Backend):
             _check_settings(target, store.directory, wanted)
         return store
 
-    def commit_events(self, events: Iterable[Event]) -> list[Event]:
-        self._check_open()
-        refuse_within(self, "a commit")
-        packed = validation.pack_events(events, self._max_commit_bytes)
-        if not packed:
-            return []
-        stored: list[Event] = []
-
-        def unpack() -> None:
-            stored[:] = unplaced(packed)
-
-        try:
-            return self._proxy.commit_events(packed, lambda _, reply: placed(stored, *reply), unpack)
-        except StoreUnavailableError:
-            self._check_open()  # another thread may have closed the store meanwhile
-            raise
-
     def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
@@ -164,6 +148,7 @@ class SharedStore(Backend):
     def close(self) -> None:
         if self._closed:
             return
+        self._finish_submissions()
         self._closed = True
         try:
             if self._end_private is not None:
@@ -197,6 +182,32 @@ class SharedStore(Backend):
         except StoreUnavailableError:
             self._check_open()
             raise
+
+    def _commit_events(self, events: list[PackedEvent]) -> list[Event]:
+        stored: list[Event] = []
+
+        def unpack() -> None:
+            stored[:] = unplaced(events)
+
+        try:
+            return self._proxy.commit_events(events, lambda _, reply: placed(stored, *reply), unpack)
+        except StoreUnavailableError:
+            self._check_open()  # another thread may have closed the store meanwhile
+            raise
+
+    def _commit_each(self, commits: Sequence[list[PackedEvent]]) -> Sequence[Outcome]:
+        if len(commits) == 1:
+            return super()._commit_each(commits)  # by which a commit's outcome is told at once
+        stored: list[list[Event]] = []
+
+        def unpack() -> None:
+            stored[:] = [unplaced(events) for events in commits]
+
+        answers = self._proxy.commit_each(commits, unpack)
+        return [
+            answer if isinstance(answer, StoreError) else placed(events, *answer)
+            for events, answer in zip(stored, answers, strict=True)
+        ]
 
     def _commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         try:

@@ -165,6 +165,8 @@ def _recorded(served: Served) -> list[bytes]:
     events = [ms.Event(f"attacker-{number}", 1, "made", {"a": [1, b"2", None]}) for number in range(3)]
     for commit in (events, [ms.Event("attacker-0", 2, "made", 1, timestamp=5)]):
         proxy.commit_events(validation.pack_events(commit, 1 << 20), lambda _, reply: reply, _nothing)
+    several = [validation.pack_events([ms.Event(f"attacker-{number}", 2, "made", 1)], 1 << 20) for number in (1, 2)]
+    proxy.commit_each(several, _nothing)
     rows = validation.pack_events([ms.Event("attacker-0", 3, "made", 1)], 1 << 20)
     value = validation.pack_value("table", "key", {"a": 1})
     proxy.commit(
