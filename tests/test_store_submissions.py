@@ -212,7 +212,8 @@ def test_whatever_fails_is_told_to_all_who_wait_for_it() -> None:
 def test_commits_that_are_sent_together_come_out_as_if_each_had_come_alone(drafts: list[tuple[str, int]]) -> None:
     with ms.connect() as together, ms.connect("memory:") as alone:
         assert isinstance(together, Backend)
-        commits: list[list[PackedEvent]] = [[("x" + key, sequence, None, b"\x93\xa4made\xc0\xc0")] for key, sequence in drafts]
+        payload = b"\x93\xa4made\xc0\xc0"
+        commits: list[list[PackedEvent]] = [[("x" + key, sequence, None, payload)] for key, sequence in drafts]
         found = [*together._commit_each(commits)] if commits else []
         for (key, sequence), outcome in zip(drafts, found, strict=True):
             try:
