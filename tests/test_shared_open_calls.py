@@ -77,14 +77,14 @@ def named(target: str) -> Iterator[ms.Store]:
         yield store
 
 
-def leave_open(store: ms.Store, call: Callable[[], object], fate: Cut) -> None:
+def leave_open(store: ms.Store, call: Callable[[], object], fate: Cut, *, seconds: float = 0.3) -> None:
     """Make a call whose deadline passes; the request is stored now, or comes late."""
     assert isinstance(store, SharedStore)
     store._proxy._hang_up()
     with Relay(store.directory) as relay:
         relay.take_place()
         relay.meet(b"", Fault(fate))
-        store._proxy._timeout = 0.3
+        store._proxy._timeout = seconds
         with pytest.raises(ms.StoreUnavailableError, match="may or may not have been stored"):
             call()
         store._proxy._timeout = 30
@@ -225,7 +225,7 @@ def test_a_call_stays_open_while_there_is_no_room_for_it(target: str) -> None:
         assert isinstance(store, SharedStore)
         for sequence in (1, 2):
             store.commit_events([event("a", sequence, large)])
-        leave_open(store, lambda: store.commit_events([event("a", 3, large)]), Cut.LOST)
+        leave_open(store, lambda: store.commit_events([event("a", 3, large)]), Cut.LOST, seconds=4)
         server = store.stats()["server_pid"]
         resource.prlimit(server, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
         with pytest.raises(ms.StoreFullError):
