@@ -23,7 +23,7 @@ _VERDICTS = {True: Text("reached", "green"), False: Text("not reached", "red"), 
 def show(console: Console, machine: dict[str, Any], results: Results, goals: Sequence[Goal]) -> None:
     console.print(_timing_table(results))
     console.print(_throughput_table(results))
-    console.print(_goal_table(goals))
+    console.print(goal_table(goals))
     console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['python']}")
     if machine["load"] > machine["cores"] / 2:
         console.print(f"Other programs were busy at the start (load {machine['load']}): expect noise.")
@@ -73,7 +73,8 @@ def _throughput_table(results: Results) -> Table:
     return table
 
 
-def _goal_table(goals: Sequence[Goal]) -> Table:
+def goal_table(goals: Sequence[Goal]) -> Table:
+    """What was wanted, and what came out."""
     table = Table("goal", title="Goals: ratios of medians within this run")
     for heading in ("measured", "wanted"):
         table.add_column(heading, justify="right")

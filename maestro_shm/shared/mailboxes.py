@@ -25,8 +25,8 @@ from typing import Final
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared.mapped import PAGE, MappedFile
 
-LONGEST_SLEEP: Final = 0.1
-"""Seconds. So often an idle server with clients looks: 0.03 % of a processor."""
+LONGEST_SLEEP: Final = 0.25
+"""Seconds. So often an idle server with clients looks."""
 MOST: Final = 1024 - 64
 _PAGES: Final = 2 * PAGE
 _SIZE: Final = 16384
