@@ -25,6 +25,8 @@ from maestro_shm.errors import (
     SubscriptionError,
     TableConflictError,
     TransactionError,
+    TruncatedError,
+    TruncationError,
 )
 from maestro_shm.handlers import on_command, on_event, upcast
 from maestro_shm.projection import Projection
@@ -73,6 +75,8 @@ __all__ = [
     "Tables",
     "Transaction",
     "TransactionError",
+    "TruncatedError",
+    "TruncationError",
     "WritableTable",
     "caused_by",
     "connect",

@@ -21,6 +21,7 @@ from maestro_shm.errors import (
     InvalidHandlerError,
     RetriesExhaustedError,
     SequenceConflictError,
+    TruncatedError,
     shown,
 )
 from maestro_shm.handlers import Handlers, collect
@@ -104,12 +105,13 @@ class Aggregate:
         """Catch up with the store and return the state. Not to be changed.
 
         Raises `InvalidHandlerError` for an event whose type has no handler, and what handlers of events raise; the
-        root has then forgotten its state, and loads it anew at the next use.
+        root has then forgotten its state, and loads it anew at the next use. Raises `TruncatedError` where it would
+        have to begin with events that were truncated, since the snapshot is of another `state_version`.
         """
         if self._state is _NOT_LOADED:
             self._load()
         else:
-            self._apply(self.store.get_events(self.id, self._next_sequence))
+            self._catch_up()
         return self._state
 
     def replay(
@@ -118,7 +120,8 @@ class Aggregate:
         """The past state, as it was after this sequence number; the root stays where it is.
 
         A number below the first event's gives the initial state, one above the last event's the newest. In place of it
-        there may be a position or a time, as `Store.at` takes them. Raises as that and `fetch` do.
+        there may be a position or a time, as `Store.at` takes them. Raises as that and `fetch` do; so `TruncatedError`
+        where events were truncated, and no snapshot is left of what they did by then.
         """
         if sequence is None:
             return self._state_in(self.store.at(position=position, time=time), MAX_SEQUENCE)
@@ -185,18 +188,42 @@ class Aggregate:
         self._snapshot_sequence = 0
 
     def _state_in(self, store: Store, sequence: int) -> Any:
-        state, next_sequence = self._start(store, sequence)
-        for event in store.get_events(self.id, next_sequence, max_sequence=sequence):
+        state, _, events = self._read(store, sequence)
+        for event in events:
             state = self._handlers.next_state(state, event)
         return state
 
     def _load(self) -> None:
-        state, next_sequence = self._start(self.store, MAX_SEQUENCE)
-        events = self.store.get_events(self.id, next_sequence)
+        state, next_sequence, events = self._read(self.store, MAX_SEQUENCE)
         # Assigned when the store has told everything, lest a failed read leave a state that was never up to date.
         self._state, self._next_sequence = state, next_sequence
         self._snapshot_sequence = self.sequence
         self._apply(events)
+
+    def _catch_up(self) -> None:
+        try:
+            events = self.store.get_events(self.id, self._next_sequence, complete=True)
+        except TruncatedError:  # what it has missed is in a snapshot by now
+            self._load()
+        else:
+            self._apply(events)
+
+    def _read(self, store: Store, max_sequence: int) -> tuple[Any, int, list[Event]]:
+        """The state to begin with, the sequence number to go on from, and the events from there on."""
+        before = -1
+        while True:
+            state, next_sequence = self._start(store, max_sequence)
+            try:
+                return (
+                    state,
+                    next_sequence,
+                    store.get_events(self.id, next_sequence, max_sequence=max_sequence, complete=True),
+                )
+            except TruncatedError:
+                # If it was since the look at the snapshot, there is a newer one.
+                if next_sequence == before:
+                    raise
+                before = next_sequence
 
     def _start(self, store: Store, max_sequence: int) -> tuple[Any, int]:
         """The state to begin with on the way to `max_sequence`, and the sequence number to go on from."""

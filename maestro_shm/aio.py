@@ -51,6 +51,10 @@ class AsyncStore:
         """See `Store.commit_snapshot`."""
         return await asyncio.to_thread(self.store.commit_snapshot, snapshot)
 
+    async def truncate(self, aggregate_id: str, *, before: int) -> None:
+        """See `Store.truncate`."""
+        await asyncio.to_thread(self.store.truncate, aggregate_id, before=before)
+
     async def transact(self, function: Callable[..., _Result], *arguments: Any, **named: Any) -> _Result:
         """See `Store.transact`. The function is a plain one, and runs in another thread."""
         return await asyncio.to_thread(self.store.transact, function, *arguments, **named)

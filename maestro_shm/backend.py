@@ -15,7 +15,7 @@ from maestro_shm import options, validation
 from maestro_shm import transaction as transactions
 from maestro_shm.arrival import check_position, has_arrived
 from maestro_shm.consumer import Consumer
-from maestro_shm.cut import StoredSnapshot
+from maestro_shm.cut import Cut, StoredSnapshot
 from maestro_shm.cut_reads import CutReads
 from maestro_shm.durable_subscription import DurableSubscription
 from maestro_shm.errors import (
@@ -25,6 +25,7 @@ from maestro_shm.errors import (
     StoreError,
     StoreUnavailableError,
     TransactionError,
+    TruncatedError,
     shown,
 )
 from maestro_shm.leases import Leases
@@ -104,6 +105,17 @@ class Backend(CutReads):
         payload = validation.pack_snapshot(snapshot, self._max_commit_bytes)
         return self._commit_snapshot(snapshot.aggregate_id, snapshot.sequence, payload)
 
+    @abstractmethod
+    def _truncate(self, aggregate_id: str, before: int) -> None:
+        """Do what `Store.truncate` says; the arguments are right."""
+
+    def truncate(self, aggregate_id: str, *, before: int) -> None:
+        self._check_open()
+        transactions.refuse_within(self, "a truncation")
+        validation.check_aggregate_id(aggregate_id)
+        validation.check_before(before)
+        self._truncate(aggregate_id, before)
+
     @overload
     def transact(self) -> Callable[[Callable[Concatenate[Any, _Params], _Result]], Callable[_Params, _Result]]: ...
 
@@ -123,9 +135,15 @@ class Backend(CutReads):
         transactions.refuse_within(self, "a transaction begins")
         attempts = Attempts(self.retry_timeout)
         while True:
-            transaction = Transaction(self, Workspace(self._cut(), self._max_commit_bytes))
-            with transactions.running(transaction, name):
-                result = function(transaction, *arguments, **named)
+            cut = self._cut()
+            transaction = Transaction(self, Workspace(cut, self._max_commit_bytes))
+            try:
+                with transactions.running(transaction, name):
+                    result = function(transaction, *arguments, **named)
+            except TruncatedError as error:
+                if not _is_older(cut, error) or not attempts.pause():
+                    raise
+                continue
             try:
                 if not transaction.workspace.proposal.is_empty:
                     self._commit(transaction.workspace.proposal)
@@ -254,6 +272,15 @@ class Backend(CutReads):
             except Exception as error:  # noqa: BLE001 (the transaction has succeeded, whatever becomes of it)
                 message = f"no snapshot of {snapshot.aggregate_id!r}, though its transaction is committed: {error!r}"
                 warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _is_older(cut: Cut, error: TruncatedError) -> bool:
+    """Whether a cut was taken before the snapshot was there that covers what was truncated since.
+
+    A database does not keep what is truncated for the cuts that are held.
+    """
+    snapshot = cut.get_snapshot(error.aggregate_id)
+    return snapshot is None or snapshot.sequence < error.first_sequence - 1
 
 
 def _check_function(function: object) -> None:

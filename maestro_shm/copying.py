@@ -20,11 +20,13 @@ def copy(source: Backend, target: Backend, tell: Tell) -> Totals:
     """Bring the target to the newest state of the source, and compare both; what is compared comes back.
 
     The target must be empty, or a copy of this source. Whoever was interrupted makes the same call again, and it goes
-    on. Raises `StoreUnavailableError` for any other target, before anything is changed; for one that is written to
-    meanwhile or cannot hold what the source does, and for a difference in the end.
+    on. Raises `StoreUnavailableError` for any other target, and where events of either were truncated, before anything
+    is changed; for a target that is written to meanwhile or cannot hold what the source does, and for a difference in
+    the end.
     """
     with _alone(target):
         cut = source._cut()
+        _check_whole(source.target, cut)
         tell(f"copying up to position {cut.last_position:,}", 0, None)
         _check_target(cut, source.target, target, "nothing was changed")
         # A commit of somebody who was killed may still be on its way. Most likely it is over when this one is; where it
@@ -41,6 +43,7 @@ def copy(source: Backend, target: Backend, tell: Tell) -> Totals:
 
 def _check_target(source: Cut, name: str, target: Backend, so_far: str) -> None:
     found = target._cut()
+    _check_whole(target.target, found)
     if difference := Verification(source, found, _be_quiet).first_in_prefix():
         raise StoreUnavailableError(target.target, f"it is no copy of {name}: {difference}; {so_far}")
     marked = copy_mark.source_of(found)
@@ -48,6 +51,13 @@ def _check_target(source: Cut, name: str, target: Backend, so_far: str) -> None:
         raise StoreUnavailableError(target.target, f"it is neither empty nor a copy of {name}; {so_far}")
     if marked not in (None, name) and not found.last_position:  # no event proves that the two names mean one store
         raise StoreUnavailableError(target.target, f"it is a copy of {marked}, not of {name}; {so_far}")
+
+
+def _check_whole(name: str, cut: Cut) -> None:
+    """A copy has each event at its own position, and nothing commits past some of them."""
+    if truncated := cut.truncated:
+        reason = f"{truncated:,} of its events were truncated, so its positions have gaps, which a copy cannot have"
+        raise StoreUnavailableError(name, reason)
 
 
 @contextmanager

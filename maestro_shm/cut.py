@@ -56,7 +56,9 @@ class Cut(ABC):
     """The reads of one state. Arguments are right already: whoever asks has checked them."""
 
     @abstractmethod
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
         """See `Store.get_events`."""
 
     @abstractmethod
@@ -66,6 +68,15 @@ class Cut(ABC):
     @abstractmethod
     def last_sequence(self, aggregate_id: str) -> int | None:
         """See `Store.last_sequence`."""
+
+    @abstractmethod
+    def first_sequence(self, aggregate_id: str) -> int:
+        """See `Store.first_sequence`."""
+
+    @property
+    @abstractmethod
+    def truncated(self) -> int:
+        """How many events of all aggregates were truncated."""
 
     @property
     @abstractmethod

@@ -31,11 +31,15 @@ class CutReads(Store):
     def _check_open(self) -> None:
         """Raise `StoreClosedError` after `close`."""
 
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
-        return self._at_newest(lambda cut: cut.get_events(aggregate_id, min_sequence, max_sequence=max_sequence))
+        return self._at_newest(
+            lambda cut: cut.get_events(aggregate_id, min_sequence, max_sequence=max_sequence, complete=complete)
+        )
 
     def get_snapshot(
         self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
@@ -50,6 +54,11 @@ class CutReads(Store):
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
         return self._at_newest(lambda cut: cut.last_sequence(aggregate_id))
+
+    def first_sequence(self, aggregate_id: str) -> int:
+        self._check_open()
+        validation.check_aggregate_id(aggregate_id)
+        return self._at_newest(lambda cut: cut.first_sequence(aggregate_id))
 
     @property
     def last_position(self) -> int:

@@ -150,8 +150,9 @@ class DurableSubscription(Consumer):
                 raise SubscriptionError(self.name, "somebody else replays the parked events already")
             parked = self._progress.parked()
             for position, _, _ in parked:
-                (event,) = self._store.read(position - 1, limit=1)
-                handler(event)
+                for event in self._store.read(position - 1, limit=1):
+                    if event.position == position:  # or it was truncated since
+                        handler(event)
                 self._progress.unpark(position)
             return len(parked)
         finally:

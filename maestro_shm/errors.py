@@ -226,6 +226,48 @@ class RetriesExhaustedError(MaestroError):
         )
 
 
+class TruncatedError(StoreError):
+    """Events that are needed to recreate an aggregate were truncated, and no usable snapshot has what they did.
+
+    Those from `sequence` on were wanted; what is left begins at `first_sequence`.
+    """
+
+    def __init__(self, aggregate_id: str, sequence: int, first_sequence: int) -> None:
+        super().__init__(aggregate_id, sequence, first_sequence)
+        self.aggregate_id = aggregate_id
+        self.sequence = sequence
+        self.first_sequence = first_sequence
+
+    def __str__(self) -> str:
+        return (
+            f"aggregate {self.aggregate_id!r} needs its events from sequence {self.sequence} on, and those below "
+            f"{self.first_sequence} were truncated; there is a state only as of a snapshot that covers them, if it is "
+            "of the same state_version"
+        )
+
+
+class TruncationError(StoreError):
+    """Events cannot be truncated, since the aggregate's snapshot does not cover them all; nothing was changed.
+
+    `sequence` is that of the newest event that was to go, `snapshot_sequence` the snapshot's, or None without any.
+    """
+
+    def __init__(self, aggregate_id: str, sequence: int, snapshot_sequence: int | None) -> None:
+        super().__init__(aggregate_id, sequence, snapshot_sequence)
+        self.aggregate_id = aggregate_id
+        self.sequence = sequence
+        self.snapshot_sequence = snapshot_sequence
+
+    def __str__(self) -> str:
+        there = "there is no snapshot"
+        if self.snapshot_sequence is not None:
+            there = f"its snapshot is of sequence {self.snapshot_sequence}"
+        return (
+            f"the events of aggregate {self.aggregate_id!r} up to sequence {self.sequence} cannot be truncated: "
+            f"{there}; store one that is not older before, as by its root's snapshot()"
+        )
+
+
 class ReadOnlyError(StoreError):
     """Something was asked of a view of a store's past that only the store itself can do."""
 

@@ -19,7 +19,14 @@ from maestro_shm import codec, options, validation
 from maestro_shm.backend import Backend
 from maestro_shm.clock import HybridClock
 from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys, StoredEvent, StoredSnapshot
-from maestro_shm.errors import SequenceConflictError, StaleReadError, StoreClosedError, TableConflictError
+from maestro_shm.errors import (
+    SequenceConflictError,
+    StaleReadError,
+    StoreClosedError,
+    TableConflictError,
+    TruncatedError,
+    TruncationError,
+)
 from maestro_shm.leases import Leases, ThreadLeases
 from maestro_shm.proposal import Change, Proposal
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
@@ -53,6 +60,11 @@ class _StoredSnapshot(NamedTuple):
     payload: bytes
 
 
+class _Truncation(NamedTuple):
+    commit: int
+    first_sequence: int
+
+
 class _StoredEntry(NamedTuple):
     commit: int
     version: int
@@ -83,7 +95,10 @@ _by_sequence: Final = attrgetter("sequence")
 
 
 class _Content:
-    """All that a store has. A reset begins another; cuts of this one keep it."""
+    """All that a store has. A reset begins another; cuts of this one keep it.
+
+    What is truncated is kept, and passed over by the cuts that come later: those before still have it.
+    """
 
     def __init__(self, incarnation: int) -> None:
         self.incarnation = incarnation
@@ -93,6 +108,8 @@ class _Content:
         """By the position of each of a commit's events."""
         self.snapshots: dict[str, list[_StoredSnapshot]] = {}
         self.tables: dict[str, _Table] = {}
+        self.truncations: dict[str, list[_Truncation]] = {}
+        self.truncated = 0
         self.commits = 0
         self.position = 0
         self.bytes = 0
@@ -101,15 +118,24 @@ class _Content:
 class _MemoryCut(Cut):
     """The store as it was after a commit: what came later is passed over."""
 
-    def __init__(self, store: MemoryStore, content: _Content, commit: int, position: int) -> None:
+    def __init__(self, store: MemoryStore, content: _Content, commit: int, position: int, taken: int) -> None:
+        """As it was after a commit, without what was truncated by the one that was the last when it was taken."""
         self._store = store
         self._content = content
         self._commit = commit
         self._position = position
+        self._taken = taken
 
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
         found = self._store.find_events(self._content, aggregate_id, min_sequence, max_sequence)
-        return [_unpack(aggregate_id, event) for event in found if event.position <= self._position]
+        first = self.first_sequence(aggregate_id)
+        last = self.last_sequence(aggregate_id) or 0
+        if complete and max(0, min_sequence) < first and min_sequence <= min(last, max_sequence):
+            raise TruncatedError(aggregate_id, min_sequence, first)
+        left = [event for event in found if event.sequence >= first and event.position <= self._position]
+        return [_unpack(aggregate_id, event) for event in left]
 
     def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
         stored = self._store.find_snapshot(self._content, aggregate_id, self._commit)
@@ -118,6 +144,13 @@ class _MemoryCut(Cut):
     def last_sequence(self, aggregate_id: str) -> int | None:
         found = self._store.find_events(self._content, aggregate_id, 0, MAX_SEQUENCE)
         return next((event.sequence for event in reversed(found) if event.position <= self._position), None)
+
+    def first_sequence(self, aggregate_id: str) -> int:
+        return self._store.find_first_sequence(self._content, aggregate_id, self._taken)
+
+    @property
+    def truncated(self) -> int:
+        return self._content.truncated
 
     @property
     def incarnation(self) -> int:
@@ -135,13 +168,13 @@ class _MemoryCut(Cut):
         return self._store.find_position(self._content, timestamp, self._position)
 
     def until(self, position: int) -> Cut:
-        return self._store.find_cut(self._content, position)
+        return self._store.find_cut(self._content, position, self._taken)
 
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
-        yield self._store.find_after(self._content, wanted, self._position)
+        yield self._store.find_after(self._content, wanted, self._position, self._taken)
 
     def stored_events(self, after: int) -> Iterator[list[StoredEvent]]:
-        yield self._store.find_stored_events(self._content, after, self._position)
+        yield self._store.find_stored_events(self._content, after, self._position, self._taken)
 
     def stored_snapshots(self) -> Iterator[StoredSnapshot]:
         return iter(self._store.find_stored_snapshots(self._content, self._commit))
@@ -175,7 +208,7 @@ class MemoryStore(Backend):
         with self._lock:
             self._check_open()
             return {
-                "events": self._content.position,
+                "events": self._content.position - self._content.truncated,
                 "aggregates": len(self._content.streams),
                 "last_position": self._content.position,
                 "bytes": self._content.bytes,
@@ -206,21 +239,28 @@ class MemoryStore(Backend):
             end = bisect_right(stream, max_sequence, key=_by_sequence)
             return stream[start:end]
 
-    def find_after(self, content: _Content, wanted: Selection, last: int) -> list[Event]:
-        """The wanted events up to a last position."""
+    def find_first_sequence(self, content: _Content, aggregate_id: str, commit: int) -> int:
+        """Below which the aggregate's events were truncated by a commit."""
+        with self._lock:
+            self._check_open()
+            return self._first_sequence(content, aggregate_id, commit)
+
+    def find_after(self, content: _Content, wanted: Selection, last: int, commit: int) -> list[Event]:
+        """The wanted events up to a last position that were not truncated by a commit."""
         with self._lock:
             self._check_open()
             found = [
                 event
                 for aggregate_id, stored in content.all[wanted.after : last]
                 if aggregate_id.startswith(wanted.aggregate_prefix)
+                and stored.sequence >= self._first_sequence(content, aggregate_id, commit)
                 for event in [_unpack(aggregate_id, stored)]
                 if wanted.types is None or event.type in wanted.types
             ]
             return found[: wanted.limit]
 
-    def find_stored_events(self, content: _Content, after: int, last: int) -> list[StoredEvent]:
-        """The events behind a position up to a last one, as they are stored."""
+    def find_stored_events(self, content: _Content, after: int, last: int, commit: int) -> list[StoredEvent]:
+        """The events behind a position up to a last one that were not truncated by a commit, as they are stored."""
         with self._lock:
             self._check_open()
             return [
@@ -228,6 +268,7 @@ class MemoryStore(Backend):
                     aggregate_id, stored.sequence, stored.timestamp, stored.payload, stored.position, end.commit
                 )
                 for (aggregate_id, stored), end in zip(content.all[after:last], content.ends[after:last], strict=True)
+                if stored.sequence >= self._first_sequence(content, aggregate_id, commit)
             ]
 
     def find_stored_snapshots(self, content: _Content, commit: int) -> list[StoredSnapshot]:
@@ -252,12 +293,12 @@ class MemoryStore(Backend):
             self._check_open()
             return bisect_right(content.ends, timestamp, hi=last, key=attrgetter("latest"))
 
-    def find_cut(self, content: _Content, position: int) -> Cut:
-        """The state that the commit with this position left."""
+    def find_cut(self, content: _Content, position: int, taken: int) -> Cut:
+        """The state that the commit with this position left, without what was truncated by another one."""
         with self._lock:
             self._check_open()
             end = content.ends[position - 1] if position else _NOTHING
-            return _MemoryCut(self, content, end.commit, end.position)
+            return _MemoryCut(self, content, end.commit, end.position, taken)
 
     def find_snapshot(self, content: _Content, aggregate_id: str, commit: int) -> _StoredSnapshot | None:
         """The newest snapshot up to a commit."""
@@ -298,7 +339,7 @@ class MemoryStore(Backend):
     def _cut(self) -> Cut:
         with self._lock:
             self._check_open()
-            return _MemoryCut(self, self._content, self._content.commits, self._content.position)
+            return _MemoryCut(self, self._content, self._content.commits, self._content.position, self._content.commits)
 
     def _commit(self, proposal: Proposal) -> Callable[[], list[Event]]:
         proposal.check_size(self._max_commit_bytes)
@@ -331,6 +372,24 @@ class MemoryStore(Backend):
             self._ring()
             return True
 
+    def _truncate(self, aggregate_id: str, before: int) -> None:
+        with self._lock:
+            self._check_open()
+            content = self._content
+            first = self._first_sequence(content, aggregate_id, content.commits)
+            stream = content.streams.get(aggregate_id, [])
+            forgotten = [event.sequence for event in stream if first <= event.sequence < before]
+            if not forgotten:
+                return
+            snapshots = content.snapshots.get(aggregate_id)
+            covered = snapshots[-1].sequence if snapshots else None
+            if covered is None or covered < forgotten[-1]:
+                raise TruncationError(aggregate_id, forgotten[-1], covered)
+            content.commits += 1
+            content.truncated += len(forgotten)
+            content.truncations.setdefault(aggregate_id, []).append(_Truncation(content.commits, forgotten[-1] + 1))
+            self._ring()
+
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         self._wait_until(
             lambda: self._content.position >= position or self._content.incarnation != incarnation, deadline, vigil
@@ -362,6 +421,10 @@ class MemoryStore(Backend):
 
     def _leases(self, name: str) -> Leases:
         return ThreadLeases(self._holders.setdefault(name, {}))
+
+    def _first_sequence(self, content: _Content, aggregate_id: str, commit: int) -> int:
+        done = content.truncations.get(aggregate_id, [])
+        return next((one.first_sequence for one in reversed(done) if one.commit <= commit), 0)
 
     def _entry(self, content: _Content, table: str, key: str, commit: int) -> Entry:
         stored = content.tables.get(table, _Table()).entries.get(key, [])

@@ -44,6 +44,9 @@ class Past(CutReads):
     def commit_snapshot(self, snapshot: Snapshot) -> bool:  # noqa: ARG002
         raise ReadOnlyError(self.target, "a snapshot")
 
+    def truncate(self, aggregate_id: str, *, before: int) -> None:  # noqa: ARG002
+        raise ReadOnlyError(self.target, "a truncation")
+
     def reset(self) -> None:
         raise ReadOnlyError(self.target, "a reset")
 

@@ -106,10 +106,14 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
         """The aggregate's events between the bounds, both included, in sequence order.
 
-        `max_sequence` serves to recreate a past state. An aggregate that nobody wrote to has no events.
+        `max_sequence` serves to recreate a past state. An aggregate that nobody wrote to has no events. What was
+        truncated is not among them; who needs all there have been between the bounds asks for it to be `complete`, and
+        gets a `TruncatedError` where some may be missing.
         """
 
     @abstractmethod
@@ -121,6 +125,25 @@ class Store(ABC):
     @abstractmethod
     def last_sequence(self, aggregate_id: str) -> int | None:
         """The sequence number of the aggregate's newest event, or None: the cheapest freshness check."""
+
+    @abstractmethod
+    def truncate(self, aggregate_id: str, *, before: int) -> None:
+        """Forget the aggregate's events with a sequence number below `before`, for ever.
+
+        Its snapshot has to cover them: `TruncationError` if it is older than the newest of them, and nothing changes.
+        Where there is nothing to forget nothing happens. `last_sequence` stays what it is, though all were forgotten.
+
+        They are in no stream and no feed any more, nor in the past; the others keep their positions, so the feed has
+        gaps there. What reads at a cut that was taken before, as a transaction, may find them or not. The aggregate
+        can be recreated as of what is left only: a root that would need what is gone raises `TruncatedError`.
+
+        Raises `InvalidEventError` for arguments that cannot be any, and `TransactionError` within a transaction. Who
+        calls it again does no harm.
+        """
+
+    @abstractmethod
+    def first_sequence(self, aggregate_id: str) -> int:
+        """The aggregate's events with sequence numbers below this one were truncated; 0 where none were."""
 
     @property
     @abstractmethod
@@ -138,9 +161,10 @@ class Store(ABC):
     ) -> Iterator[Event]:
         """The feed: every event behind a position, of all aggregates, in the order in which they were committed.
 
-        It ends at what was the last position when it was called, and leaves nothing out; positions have no gap. Of
-        these events only those are given whose type is among `types` and whose aggregate's id begins with
-        `aggregate_prefix`, and at most `limit` of them. It is read on demand, so a large store needs no large memory.
+        It ends at what was the last position when it was called, and leaves nothing out; positions have no gap but
+        where events were truncated. Of these events only those are given whose type is among `types` and whose
+        aggregate's id begins with `aggregate_prefix`, and at most `limit` of them. It is read on demand, so a large
+        store needs no large memory.
 
         Raises `InvalidEventError` for arguments that cannot be any, and, on the way, `StoreUnavailableError` if the
         store is reset meanwhile.

@@ -83,10 +83,12 @@ class _BoundStore(Store):
     def commit_snapshot(self, snapshot: Snapshot) -> bool:
         return self._workspace.add_snapshot(snapshot)
 
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
-        return self._workspace.get_events(aggregate_id, min_sequence, max_sequence)
+        return self._workspace.get_events(aggregate_id, min_sequence, max_sequence, complete=complete)
 
     def get_snapshot(
         self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
@@ -99,6 +101,13 @@ class _BoundStore(Store):
     def last_sequence(self, aggregate_id: str) -> int | None:
         validation.check_aggregate_id(aggregate_id)
         return self._workspace.last_sequence(aggregate_id)
+
+    def first_sequence(self, aggregate_id: str) -> int:
+        validation.check_aggregate_id(aggregate_id)
+        return self._workspace.first_sequence(aggregate_id)
+
+    def truncate(self, *_: object, **__: object) -> NoReturn:
+        raise TransactionError("a transaction cannot truncate anything, since it may run again; truncate after it")
 
     def table(self, name: str) -> WritableTable:
         return WritableTable(name, self._workspace)

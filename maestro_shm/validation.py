@@ -156,6 +156,14 @@ def check_bounds(min_sequence: object, max_sequence: object) -> None:
         raise InvalidEventError(msg)
 
 
+def check_before(before: object) -> None:
+    """Raise `InvalidEventError` unless it is a sequence number that events may be truncated below."""
+    if type(before) is not int or not 0 <= before <= MAX_SEQUENCE:
+        raise InvalidEventError(
+            f"before must be a sequence number, an int from 0 to {MAX_SEQUENCE}, not {shown(before)}"
+        )
+
+
 def _check_event(event: Event) -> int:
     if type(event) is not Event:
         msg = f"not an Event: {shown(event)}"

@@ -35,10 +35,12 @@ class Workspace:
 
     # Streams
 
-    def get_events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int, max_sequence: int, *, complete: bool = False
+    ) -> list[Event]:
         """Stored events and own ones."""
         self._note_stream(aggregate_id)
-        stored = self._cut.get_events(aggregate_id, min_sequence, max_sequence=max_sequence)
+        stored = self._cut.get_events(aggregate_id, min_sequence, max_sequence=max_sequence, complete=complete)
         return stored + [
             _as_event(row) for row in self._own.get(aggregate_id, []) if min_sequence <= row[1] <= max_sequence
         ]
@@ -47,6 +49,11 @@ class Workspace:
         """The stored snapshot, or the newer own one."""
         self._check()
         return self.snapshots.get(aggregate_id) or self._cut.get_snapshot(aggregate_id)
+
+    def first_sequence(self, aggregate_id: str) -> int:
+        """Below which the stored events were truncated."""
+        self._check()
+        return self._cut.first_sequence(aggregate_id)
 
     def last_sequence(self, aggregate_id: str) -> int | None:
         """That of the last event, own ones included."""

@@ -40,6 +40,22 @@ class Books:
         self.reader = Reader(directory)
         self.streams: dict[str, Stream] = {}
         self.snapshots: dict[str, tuple[int, Any]] = {}
+        self.floors: dict[str, int] = {}
+
+    def left(self, aggregate_id: str) -> Stream:
+        """What was not truncated."""
+        floor = self.floors.get(aggregate_id, 0)
+        return [event for event in self.streams.get(aggregate_id, []) if event[0] >= floor]
+
+    def truncate(self, aggregate_id: str, before: int) -> None:
+        """Truncate as a handle does."""
+        truncate(self.journal, self.reader, aggregate_id, before)
+        self.note_truncation(aggregate_id, before)
+
+    def note_truncation(self, aggregate_id: str, before: int) -> None:
+        going = [sequence for sequence, _ in self.left(aggregate_id) if sequence < before]
+        if going:
+            self.floors[aggregate_id] = going[-1] + 1
 
     def commit(self, *events: tuple[str, int, Any], commit_id: bytes | None = None, resent: bool = False) -> Outcome:
         outcome = commit(self.journal, *events, commit_id=commit_id, resent=resent)
@@ -59,6 +75,7 @@ class Books:
 
     def reset(self) -> None:
         self.journal.reset()
+        self.streams, self.snapshots, self.floors = {}, {}, {}
 
     def reopen(self) -> None:
         """A new server, the former one being dead."""
@@ -78,16 +95,18 @@ class Books:
         fresh = Reader(self.directory)
         for reader in (self.reader, fresh, *readers):
             for aggregate_id, stream in self.streams.items():
-                assert events(reader, aggregate_id) == stream
+                assert events(reader, aggregate_id) == self.left(aggregate_id)
                 assert reader.last_sequence(aggregate_id) == stream[-1][0]
             by_stream: dict[str, Stream] = {}
             for event in feed(reader):
                 by_stream.setdefault(event.aggregate_id, []).append((event.sequence, event.body))
-            assert by_stream == self.streams
+            left = {aggregate_id: self.left(aggregate_id) for aggregate_id in self.streams}
+            assert by_stream == {aggregate_id: stream for aggregate_id, stream in left.items() if stream}
             for aggregate_id, (sequence, body) in self.snapshots.items():
                 assert reader.snapshot(aggregate_id) == ms.Snapshot(aggregate_id, sequence, body)
         stats = fresh.stats()
-        assert stats["events"] == stats["last_position"] == sum(map(len, self.streams.values()))
+        assert stats["events"] == sum(map(len, left.values()))
+        assert stats["last_position"] == sum(map(len, self.streams.values()))
         assert stats["aggregates"] == len(self.streams)
         fresh.close()
         self.check_positions(stats["last_position"])
@@ -131,15 +150,23 @@ def commit_snapshot(
     return journal.commit_snapshot(commit_id or os.urandom(16), aggregate_id, sequence, packed, resent)
 
 
+def truncate(journal: Journal, reader: Reader, aggregate_id: str, before: int) -> None:
+    if (found := reader.truncation(aggregate_id, before)) is not None:
+        assert journal.truncate(os.urandom(16), aggregate_id, *found, resent=False)
+
+
 def events(reader: Reader, aggregate_id: str) -> Stream:
     return [(event.sequence, event.body) for event in reader.events(aggregate_id, 0, ms.MAX_SEQUENCE)]
 
 
 def feed(reader: Reader) -> list[ms.Event]:
-    """All events of a store, which have to have all positions."""
+    """All events of a store, which have to have all positions but those of truncated ones."""
     cut = reader.cut()
     found = [event for batch in cut.feed(ALL) for event in batch]
-    assert [event.position for event in found] == list(range(1, cut.last_position + 1))
+    positions = [event.position or 0 for event in found]
+    assert positions == sorted(set(positions))
+    if not cut.truncated:
+        assert positions == list(range(1, cut.last_position + 1))
     return found
 
 

@@ -55,7 +55,7 @@ class RecordingStore(MemoryStore):
         self.calls: list[tuple[Any, ...]] = []
         self.reachable = True
 
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, **bounds: int) -> list[ms.Event]:
+    def get_events(self, aggregate_id: str, min_sequence: int = 0, **bounds: Any) -> list[ms.Event]:
         self.calls.append(("events", min_sequence))
         if not self.reachable:
             raise ms.StoreUnavailableError(self.target, "cut off")

@@ -612,3 +612,20 @@ def test_snapshots_come_page_by_page_whatever_is_newer_than_the_cut() -> None:
         for name in names:
             store.commit_snapshot(ms.Snapshot(name, 2, body))
         assert [one.aggregate_id for one in cut.stored_snapshots()] == names[::2]
+
+
+@pytest.mark.parametrize("is_source", [True, False])
+def test_a_store_with_truncated_events_is_not_copied_and_no_target(
+    target_of: Callable[[str], str], capsys: pytest.CaptureFixture[str], *, is_source: bool
+) -> None:
+    source, target = target_of("named"), target_of("path")
+    with ms.connect(source) as store, ms.connect(target) as other:
+        changed = store if is_source else other
+        changed.commit_events([event("a", 1), event("a", 2)])
+        changed.commit_snapshot(ms.Snapshot("a", 2, None))
+        changed.truncate("a", before=2)
+    assert copy(source, target) == 1
+    assert "1 of its events were truncated" in capsys.readouterr().err
+    with ms.connect(target) as other:
+        assert other.last_position == (0 if is_source else 2)
+        assert dict(other.table(TABLE)) == {}

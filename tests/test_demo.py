@@ -136,7 +136,7 @@ def test_an_event_that_cannot_be_read_is_found_also_where_a_snapshot_covers_it(
     assert airport.snapshot()
     stored = store.get_events("airport/EWR")
 
-    def lossy(aggregate_id: str, min_sequence: int = 0, **bounds: int) -> list[ms.Event]:
+    def lossy(aggregate_id: str, min_sequence: int = 0, **bounds: Any) -> list[ms.Event]:
         return [event for event in get_events(aggregate_id, min_sequence, **bounds) if event != stored[0]]
 
     get_events = store.get_events

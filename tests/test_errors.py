@@ -55,6 +55,24 @@ EXAMPLES: list[Example] = [
         "'/tmp/x/log' is damaged at offset 64: bad checksum; "
         "to save what is whole of the store: python -m maestro_shm repair '/tmp/x'",
     ),
+    Example(
+        ms.TruncatedError("ann", 3, 7),
+        {"aggregate_id": "ann", "sequence": 3, "first_sequence": 7},
+        "aggregate 'ann' needs its events from sequence 3 on, and those below 7 were truncated; "
+        "there is a state only as of a snapshot that covers them, if it is of the same state_version",
+    ),
+    Example(
+        ms.TruncationError("ann", 6, 5),
+        {"aggregate_id": "ann", "sequence": 6, "snapshot_sequence": 5},
+        "the events of aggregate 'ann' up to sequence 6 cannot be truncated: its snapshot is of sequence 5; "
+        "store one that is not older before, as by its root's snapshot()",
+    ),
+    Example(
+        ms.TruncationError("ann", 6, None),
+        {"aggregate_id": "ann", "sequence": 6, "snapshot_sequence": None},
+        "the events of aggregate 'ann' up to sequence 6 cannot be truncated: there is no snapshot; "
+        "store one that is not older before, as by its root's snapshot()",
+    ),
     Example(ms.InvalidCommandError("insufficient funds"), {}, "insufficient funds"),
     Example(
         ms.InvalidHandlerError("withdraw"),

@@ -19,6 +19,7 @@ WRITER = FILES | {
     "shared.heads",
     "shared.draft",
     "shared.outcomes",
+    "shared.truncation",
     "shared.journal",
 }
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
@@ -90,9 +91,14 @@ ALLOWED = {
     "shared.key_list": VALUES | FILES | {"cut"},
     "shared.file_leases": BASE | {"leases"},
     "shared.feed": VALUES | FILES | {"selection", "cut", "shared.positions"},
-    "shared.view": VALUES | FILES | {"cut", "shared.positions", "shared.key_list", "shared.feed"},
-    "shared.log_cut": BASE | {"cut", "selection", "shared.log", "shared.view"},
-    "shared.reader": BASE | FILES | {"shared.view", "shared.log_cut"},
+    "shared.truncation": {"shared.frame", "shared.log"},
+    "shared.floors": FILES,
+    "shared.view": VALUES
+    | FILES
+    | {"cut"}
+    | {f"shared.{noun}" for noun in ("positions", "key_list", "feed", "floors", "truncation")},
+    "shared.log_cut": BASE | {"cut", "selection", "shared.log", "shared.feed", "shared.view"},
+    "shared.reader": BASE | FILES | {"shared.truncation", "shared.view", "shared.log_cut"},
     "shared.damage": set(),
     "shared.salvage": BASE | FILES | {"options"},
     "shared.survey": BASE | FILES | {"shared.salvage", "options"},

@@ -897,6 +897,12 @@ class JournalMachine(RuleBasedStateMachine):
     def snapshot(self, key: str, sequence: int, body: int) -> None:
         self.books.snapshot(key, sequence, body)
 
+    @precondition(lambda self: bool(self.books.snapshots))
+    @rule(data=st.data())
+    def truncate(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.books.snapshots)))
+        self.books.truncate(key, data.draw(st.integers(0, self.books.snapshots[key][0] + 1)))
+
     @rule(keys=st.lists(keys, min_size=1, max_size=6), size=st.sampled_from([0, 100, 70_000]))
     def die_before_publishing(self, keys: list[str], size: int) -> None:
         leave_unpublished(self.books, *self._next_of(keys, size), ("unheard of", 1, None))
@@ -913,13 +919,12 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def reset(self) -> None:
         self.books.reset()
-        self.books.streams, self.books.snapshots = {}, {}
 
     @invariant()
     def what_was_last_written_is_there(self) -> None:
         if hasattr(self, "books"):
             for key in list(self.books.streams)[-8:]:
-                assert events(self.books.reader, key) == self.books.streams[key]
+                assert events(self.books.reader, key) == self.books.left(key)
 
     def teardown(self) -> None:
         if hasattr(self, "books"):

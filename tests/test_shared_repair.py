@@ -1072,7 +1072,7 @@ def test_files_that_are_put_back_are_repaired_again(books: Books) -> None:
         (lambda path: (path / "settings").unlink(), "not a store"),
         (lambda path: path.chmod(0o777), "others may enter it"),
         (lambda path: (path / "log-1-000000").unlink(), "no file of its log is left"),
-        (lambda path: set_word(path, head.FORMAT, 2), "rm .*header"),
+        (lambda path: set_word(path, head.FORMAT, head.FORMAT_VERSION + 1), "rm .*header"),
         (shutil.rmtree, "no such store"),
     ],
     ids=["settings", "no settings", "open", "no log", "format", "gone"],

@@ -33,8 +33,18 @@ class Model:
 
     streams: dict[str, list[ms.Event]] = field(default_factory=dict)
     snapshots: dict[str, ms.Snapshot] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
     position: int = 0
     latest: int = 0
+
+    def left(self, aggregate_id: str) -> list[ms.Event]:
+        """The events that were not truncated."""
+        floor = self.floors.get(aggregate_id, 0)
+        return [one for one in self.streams.get(aggregate_id, []) if one.sequence >= floor]
+
+    def feed(self) -> list[ms.Event]:
+        left = [one for aggregate_id in self.streams for one in self.left(aggregate_id)]
+        return sorted(left, key=lambda one: one.position or 0)
 
     def last(self, aggregate_id: str) -> int | None:
         stream = self.streams.get(aggregate_id)
@@ -76,6 +86,7 @@ class Model:
     def reset(self) -> None:
         self.streams.clear()
         self.snapshots.clear()
+        self.floors.clear()
         self.position = 0
 
 
@@ -166,6 +177,31 @@ class StoreMachine(RuleBasedStateMachine):
         with pytest.raises(ms.InvalidEventError):
             self.store.commit_snapshot(replace(ms.Snapshot(aggregate_id, 20, None), **spoilt))
 
+    @rule(aggregate_id=aggregate_ids, before=sequence_numbers)
+    def truncate(self, aggregate_id: str, before: int) -> None:
+        self.check_truncation(aggregate_id, before)
+
+    @rule(aggregate_id=aggregate_ids, before=sequence_numbers)
+    def truncate_what_is_covered(self, aggregate_id: str, before: int) -> None:
+        last, snapshot = self.model.last(aggregate_id), self.model.snapshots.get(aggregate_id)
+        if last is not None and (snapshot is None or snapshot.sequence < last):
+            self.snapshot(aggregate_id, last, None)
+        self.check_truncation(aggregate_id, before)
+
+    def check_truncation(self, aggregate_id: str, before: int) -> None:
+        snapshot = self.model.snapshots.get(aggregate_id)
+        going = [one.sequence for one in self.model.left(aggregate_id) if one.sequence < before]
+        covered = None if snapshot is None else snapshot.sequence
+        if going and (covered is None or covered < going[-1]):
+            with pytest.raises(ms.TruncationError) as caught:
+                self.store.truncate(aggregate_id, before=before)
+            error = caught.value
+            assert (error.aggregate_id, error.sequence, error.snapshot_sequence) == (aggregate_id, going[-1], covered)
+            return
+        self.store.truncate(aggregate_id, before=before)
+        if going:
+            self.model.floors[aggregate_id] = going[-1] + 1
+
     @rule(aggregate_id=aggregate_ids, low=bounds, high=bounds)
     def read_between(self, aggregate_id: str, low: int, high: int) -> None:
         self.check_between(aggregate_id, low, high)
@@ -178,9 +214,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.check_between(aggregate_id, data.draw(stored, label="low"), data.draw(stored, label="high"))
 
     def check_between(self, aggregate_id: str, low: int, high: int) -> None:
-        stream = self.model.streams.get(aggregate_id, [])
         found = self.store.get_events(aggregate_id, low, max_sequence=high)
-        assert exactly(found) == exactly([e for e in stream if low <= e.sequence <= high])
+        assert exactly(found) == exactly([e for e in self.model.left(aggregate_id) if low <= e.sequence <= high])
+        last, floor = self.model.last(aggregate_id), self.model.floors.get(aggregate_id, 0)
+        if last is not None and low <= min(last, high) and max(0, low) < floor:
+            with pytest.raises(ms.TruncatedError):
+                self.store.get_events(aggregate_id, low, max_sequence=high, complete=True)
+        else:
+            complete = self.store.get_events(aggregate_id, low, max_sequence=high, complete=True)
+            assert exactly(complete) == exactly(found)
         snapshot = self.model.snapshots.get(aggregate_id)
         if snapshot is not None and not low <= snapshot.sequence <= high:
             snapshot = None
@@ -195,11 +237,14 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def holds_what_the_model_holds(self) -> None:
         for key in AGGREGATES:
-            assert exactly(self.store.get_events(key)) == exactly(self.model.streams.get(key, []))
+            assert exactly(self.store.get_events(key)) == exactly(self.model.left(key))
+            assert self.store.first_sequence(key) == self.model.floors.get(key, 0)
             assert exactly(self.store.get_snapshot(key)) == exactly(self.model.snapshots.get(key))
             assert self.store.last_sequence(key) == self.model.last(key)
+        feed = self.model.feed()
+        assert exactly(list(self.store.read())) == exactly(feed)
         stats = self.store.stats()
-        assert stats["events"] == stats["last_position"] == self.model.position
+        assert (stats["events"], stats["last_position"]) == (len(feed), self.model.position)
         assert stats["aggregates"] == len(self.model.streams)
 
 

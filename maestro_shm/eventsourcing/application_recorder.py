@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, StoredEvent, Subscription
@@ -40,9 +40,10 @@ class MaestroApplicationRecorder(MaestroAggregateRecorder, ApplicationRecorder):
         after = max(0, (start or 0) - 1 if inclusive_of_start else start or 0)
         if stop is None:
             events = store.read(after, limit=limit, types=topics or None)
-        else:  # ids have no gaps, so this ends at `stop`, however rare the topics are
+        else:  # all are read and chosen from here, so this ends at `stop`, however rare the topics are
             most = max(0, stop - after)
-            within = store.read(after, limit=most if topics else min(limit, most))
+            read = store.read(after, limit=most if topics else min(limit, most))
+            within = takewhile(lambda event: (event.position or 0) <= stop, read)  # some may have been truncated
             events = islice((event for event in within if not topics or event.type in topics), limit)
         return [as_notification(event) for event in events]
 

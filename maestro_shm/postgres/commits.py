@@ -32,6 +32,7 @@ COMMIT_EVENTS: Final = """SELECT first_position, timestamps, conflict, place, pr
 )"""
 """Of events only, with no more arguments than these: each array costs 10 µs. (Without the `b` they go as text.)"""
 SNAPSHOT: Final = "SELECT maestro_commit_snapshot(%s, %s, %s, %s, %s, %s)"
+TRUNCATION: Final = "SELECT newest, covered FROM maestro_truncate(%s, %s, %s, %s, %s)"
 RESET: Final = "SELECT maestro_reset(%s)"
 """Of this incarnation only."""
 
@@ -77,6 +78,11 @@ def arguments(proposal: Proposal) -> tuple[Any, ...]:
 def snapshot_arguments(aggregate_id: str, sequence: int, payload: bytes) -> tuple[Any, ...]:
     """Of a snapshot."""
     return column(aggregate_id), sequence, payload, whole_column(aggregate_id)
+
+
+def truncation_arguments(aggregate_id: str, before: int) -> tuple[Any, ...]:
+    """Of a truncation."""
+    return column(aggregate_id), before, whole_column(aggregate_id)
 
 
 def copy_arguments(first_position: int, commits: Sequence[Sequence[PackedEvent]]) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from maestro_shm.errors import StoreUnavailableError, shown
 from maestro_shm.postgres import faults
 from maestro_shm.postgres.location import shown_location, without_secrets
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the schema that this package works with: the number of its last migration."""
 MOST_PARTITIONS: Final = 1024
 _LOCK: Final = 1835102324

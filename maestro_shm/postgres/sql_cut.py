@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from maestro_shm import codec
 from maestro_shm.cut import NEVER, NO_ENTRY, Cut, Entry, Keys, StoredEvent, StoredSnapshot
-from maestro_shm.errors import StoreUnavailableError
+from maestro_shm.errors import StoreUnavailableError, TruncatedError
 from maestro_shm.postgres.columns import column, prefix_column, text_of
 from maestro_shm.postgres.connections import Connections, Row
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
@@ -31,11 +31,20 @@ _SCANNED: Final = 50_000
 
 _READ: Final = "SELECT h.incarnation, r.* FROM maestro_head h LEFT JOIN LATERAL ({}) r ON true {}"
 """One row at least, so that the incarnation comes in any case."""
+# With each where its stream begins, for which a store without truncated events looks nowhere.
 _EVENTS: Final = _READ.format(
-    """SELECT sequence, timestamp, position, payload FROM maestro_events
-    WHERE aggregate_id = %s AND sequence BETWEEN %s AND %s AND commit <= %s""",
+    """SELECT f.first_sequence, e.* FROM (
+        SELECT CASE WHEN h.truncated > 0 THEN coalesce((
+            SELECT first_sequence FROM maestro_floors WHERE aggregate_id = %s
+        ), 0) ELSE 0 END AS first_sequence
+    ) f LEFT JOIN LATERAL (
+        SELECT sequence, timestamp, position, payload FROM maestro_events
+        WHERE aggregate_id = %s AND sequence BETWEEN %s AND %s AND commit <= %s AND length(payload) > 0
+    ) e ON true""",
     "ORDER BY r.sequence",
 )
+_FIRST_SEQUENCE: Final = _READ.format("SELECT first_sequence FROM maestro_floors WHERE aggregate_id = %s", "")
+_TRUNCATED: Final = _READ.format("SELECT h.truncated", "")
 _SNAPSHOT: Final = _READ.format(
     """SELECT sequence, payload FROM maestro_snapshots WHERE aggregate_id = %s AND commit <= %s
     ORDER BY sequence DESC LIMIT 1""",
@@ -47,9 +56,11 @@ _LAST_SEQUENCE: Final = _READ.format(
 _POSITION_AT: Final = _READ.format("SELECT maestro_position_at(%s, %s)", "")
 _COMMIT_OF: Final = _READ.format(
     """SELECT e.commit, coalesce((
-        SELECT n.position - 1 FROM maestro_events n WHERE n.position > e.position AND n.commit > e.commit
-        ORDER BY n.position LIMIT 1
-    ), h.last_position) FROM maestro_events e WHERE e.position = %s""",
+        SELECT l.position FROM maestro_events l WHERE l.position < (
+            SELECT n.position FROM maestro_events n WHERE n.position > e.position AND n.commit > e.commit
+            ORDER BY n.position LIMIT 1
+        ) ORDER BY l.position DESC LIMIT 1
+    ), h.last_position) FROM maestro_events e WHERE e.position <= %s ORDER BY e.position DESC LIMIT 1""",
     "",
 )
 _FEED: Final = _READ.format(
@@ -57,7 +68,7 @@ _FEED: Final = _READ.format(
         SELECT aggregate_id, whole, sequence, timestamp, position, payload,
             sum(length(payload)) OVER (ORDER BY position) - length(payload) AS before
         FROM (
-            SELECT * FROM maestro_events WHERE position > %s AND position <= %s{}
+            SELECT * FROM maestro_events WHERE position > %s AND position <= %s AND length(payload) > 0{}
             ORDER BY position LIMIT %s
         ) chosen
     ) fitting WHERE before < %s""",
@@ -97,7 +108,7 @@ _STORED: Final = _READ.format(
     """SELECT * FROM (
         SELECT aggregate_id, whole, sequence, timestamp, payload, position, commit,
             sum(length(payload)) OVER (ORDER BY position) - length(payload) AS before
-        FROM maestro_events WHERE position > %s AND position <= %s
+        FROM maestro_events WHERE position > %s AND position <= %s AND length(payload) > 0
     ) fitting WHERE before < %s""",
     "ORDER BY r.position",
 )
@@ -158,16 +169,21 @@ class SqlCut(Cut):
         self._last_position: int
         self._incarnation, self._commit, self._last_position = head
 
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
         if min_sequence > MAX_SEQUENCE:
             return []
-        bounds = _within(min_sequence), _within(max_sequence)
+        key, bounds = column(aggregate_id), (_within(min_sequence), _within(max_sequence))
+        rows = self._read(_EVENTS, key, key, *bounds, self._commit)
+        first = rows[0][0]
+        if complete and first > max(0, min_sequence) and min_sequence <= max_sequence:
+            raise TruncatedError(aggregate_id, min_sequence, first)
         unpack = codec.unpack_event
         return [
             unpack(aggregate_id, sequence, timestamp, position, payload)
-            for sequence, timestamp, position, payload in self._read(
-                _EVENTS, column(aggregate_id), *bounds, self._commit
-            )
+            for _, sequence, timestamp, position, payload in rows
+            if sequence is not None
         ]
 
     def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
@@ -179,6 +195,16 @@ class SqlCut(Cut):
         for (sequence,) in self._read(_LAST_SEQUENCE, column(aggregate_id), self._commit):
             return int(sequence)
         return None
+
+    def first_sequence(self, aggregate_id: str) -> int:
+        for (sequence,) in self._read(_FIRST_SEQUENCE, column(aggregate_id)):
+            return int(sequence)
+        return 0
+
+    @property
+    def truncated(self) -> int:
+        ((count,),) = self._read(_TRUNCATED)
+        return int(count)
 
     @property
     def incarnation(self) -> int:
@@ -199,8 +225,9 @@ class SqlCut(Cut):
     def until(self, position: int) -> SqlCut:
         if not position:
             return SqlCut(self._connections, {}, (self._incarnation, 0, 0))
-        ((commit, last_position),) = self._read(_COMMIT_OF, position)
-        return SqlCut(self._connections, {}, (self._incarnation, commit, last_position))
+        for commit, last_position in self._read(_COMMIT_OF, position):
+            return SqlCut(self._connections, {}, (self._incarnation, commit, last_position))
+        return self.until(0)  # all that there was by then is truncated
 
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
         statement, conditions = _selected(wanted)
@@ -226,7 +253,7 @@ class SqlCut(Cut):
             end = min(position + _STORED_BATCH, self._last_position)
             rows = self._read(_STORED, position, end, _STORED_BATCH_BYTES)
             events = [StoredEvent(text_of(key, whole), *facts) for key, whole, *facts, _ in rows]
-            position = events[-1].position
+            position = events[-1].position if events else end
             yield events
 
     def stored_snapshots(self) -> Iterator[StoredSnapshot]:

@@ -14,12 +14,20 @@ from typing import Any, Final, TypeVar
 from maestro_shm import options
 from maestro_shm.backend import Backend
 from maestro_shm.cut import Cut, StoredSnapshot
-from maestro_shm.errors import StoreClosedError, StoreUnavailableError
+from maestro_shm.errors import StoreClosedError, StoreUnavailableError, TruncationError
 from maestro_shm.leases import Leases
 from maestro_shm.open_calls import OpenCalls, carry_out
 from maestro_shm.postgres import commits
 from maestro_shm.postgres.advisory_leases import AdvisoryLeases
-from maestro_shm.postgres.commits import COMMIT, COMMIT_EVENTS, COPIES, RESET, SNAPSHOT, SNAPSHOT_COPIES
+from maestro_shm.postgres.commits import (
+    COMMIT,
+    COMMIT_EVENTS,
+    COPIES,
+    RESET,
+    SNAPSHOT,
+    SNAPSHOT_COPIES,
+    TRUNCATION,
+)
 from maestro_shm.postgres.connections import Connections, Row
 from maestro_shm.postgres.listener import Head, Listener
 from maestro_shm.postgres.sql_cut import HEAD, Known, SqlCut
@@ -35,11 +43,13 @@ _OPEN_OUTCOME: Final = (
     "; the commit that was under way may or may not have been stored; to learn it make the same call again"
 )
 _CHANNEL: Final = "SELECT channel FROM maestro_head"
-_STATS: Final = """SELECT last_position, aggregates, (
+_STATS: Final = """SELECT last_position - truncated, last_position, aggregates, (
     SELECT sum(pg_total_relation_size(relation)) FROM (
         SELECT relid FROM pg_partition_tree('maestro_events') UNION SELECT 'maestro_events'
         UNION SELECT name::regclass
-        FROM unnest(ARRAY['maestro_snapshots', 'maestro_entries', 'maestro_tables', 'maestro_head']) name
+        FROM unnest(ARRAY[
+            'maestro_snapshots', 'maestro_entries', 'maestro_tables', 'maestro_floors', 'maestro_head'
+        ]) name
     ) relations(relation)
 )::bigint FROM maestro_head"""
 
@@ -84,8 +94,8 @@ class PostgresStore(Backend):
         return store
 
     def stats(self) -> dict[str, Any]:
-        ((events, aggregates, size),) = self._connections.rows(_STATS)
-        return {"events": events, "aggregates": aggregates, "last_position": events, "bytes": size}
+        ((events, last_position, aggregates, size),) = self._connections.rows(_STATS)
+        return {"events": events, "aggregates": aggregates, "last_position": last_position, "bytes": size}
 
     def reset(self) -> None:
         self._check_open()
@@ -133,6 +143,15 @@ class PostgresStore(Backend):
         return self._once(
             ("commit_snapshot", aggregate_id, sequence, payload), SNAPSHOT, arguments, lambda row: bool(row[0])
         )
+
+    def _truncate(self, aggregate_id: str, before: int) -> None:
+        def check(row: Row) -> None:
+            newest, covered = row
+            if newest is not None:
+                raise TruncationError(aggregate_id, newest, covered)
+
+        arguments = commits.truncation_arguments(aggregate_id, before)
+        self._once(("truncate", aggregate_id, before), TRUNCATION, arguments, check)
 
     def _commit_copies(self, first_position: int, copied: Sequence[Sequence[PackedEvent]]) -> None:
         self._check_open()

@@ -69,7 +69,7 @@ def _read_header(directory: Path) -> memoryview | None:
     words = head.read(directory / head.NAME)
     if words is None or words[head.MAGIC_WORD] not in (head.MAGIC, _FOREIGN_MAGIC):
         return None
-    if words[head.MAGIC_WORD] == head.MAGIC and words[head.FORMAT] == head.FORMAT_VERSION:
+    if words[head.MAGIC_WORD] == head.MAGIC and head.is_known(words):
         return words
     why = "its header tells of another format, or of another kind of machine; if that is what is damaged, remove it:"
     raise StoreUnavailableError(str(directory), f"{why} rm {directory / head.NAME}")

@@ -8,7 +8,8 @@ from typing import Final
 from maestro_shm import codec
 from maestro_shm.clock import HybridClock
 from maestro_shm.records import MAX_SEQUENCE
-from maestro_shm.shared.frame import ENTRY, EVENT, FRAME_HEADER, SNAPSHOT, TABLE, pack_record
+from maestro_shm.shared import frame as frames
+from maestro_shm.shared.frame import ENTRY, EVENT, FLOOR, FRAME_HEADER, SNAPSHOT, TABLE, pack_record
 from maestro_shm.shared.heads import Head, Heads
 from maestro_shm.shared.rows import ChangeRow, Row, change_refusal, entry_key, key_of, refusal, table_key
 
@@ -18,7 +19,7 @@ _FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
 class Draft:
     """A frame under construction: its records, and the heads that they leave behind."""
 
-    __slots__ = ("end", "heads", "new_keys", "new_streams", "offset", "offsets", "packed", "timestamps")
+    __slots__ = ("end", "heads", "new_keys", "new_streams", "offset", "offsets", "packed", "timestamps", "truncated")
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -31,6 +32,8 @@ class Draft:
         self.timestamps: list[int] = []
         self.new_keys = 0
         self.new_streams = 0
+        self.truncated = 0
+        """How many events of the store are, where some are by this commit."""
 
     def heads_of(self, kind: int) -> dict[bytes, Head]:
         """The heads of one kind."""
@@ -91,6 +94,15 @@ def draft_snapshot(draft: Draft, clock: HybridClock, key: bytes, before: Head, s
     """Append a snapshot."""
     draft.heads_of(SNAPSHOT)
     draft.add(SNAPSHOT, key, before, sequence, 0, clock.tick(), payload)
+
+
+def draft_floor(
+    draft: Draft, clock: HybridClock, key: bytes, before: Head, sequence: int, figures: tuple[int, int, int, int]
+) -> None:
+    """Append that the events of a stream below this sequence are truncated, with the figures of `frame.TRUNCATED`."""
+    _, _, draft.truncated, _ = figures
+    draft.heads_of(FLOOR)
+    draft.add(FLOOR, key, before, sequence, 0, clock.tick(), frames.TRUNCATED.pack(*figures))
 
 
 def draft_changes(draft: Draft, heads: Heads, clock: HybridClock, rows: Sequence[ChangeRow]) -> None:

@@ -26,6 +26,10 @@ _REBUILD_PATIENCE: Final = 10.0
 """Seconds to wait for positions that are missing: somebody removed them, and a new server builds them again."""
 
 
+FloorOf = Callable[[bytes], int]
+"""Below which sequence number the events of a stream were truncated, by its key."""
+
+
 class Feed:
     """Of one generation of a store's files; `is_current` says whether they still are that."""
 
@@ -43,15 +47,17 @@ class Feed:
             return newest
         return bisect_left(range(1, newest), published, key=self.offset)
 
-    def batches(self, wanted: Selection, last: int) -> Iterator[list[Event]]:
-        """The wanted events up to a last position, some at once."""
+    def batches(self, wanted: Selection, last: int, floor_of: FloorOf | None) -> Iterator[list[Event]]:
+        """The wanted events up to a last position, some at once; without what lies below a floor, if there is any."""
         position, left = wanted.after + 1, wanted.limit
         heads = None if wanted.types is None else tuple(map(codec.event_head, wanted.types))
         prefix = wanted.aggregate_prefix.encode(errors="surrogatepass")
-        is_filtered = heads is not None or bool(prefix)
+        is_filtered = heads is not None or bool(prefix) or floor_of is not None
         while position <= last and left != 0:
             most = _BATCH if left is None or is_filtered else min(_BATCH, left)
             offsets, placed = self._placed(position, min(most, last - position + 1))
+            if floor_of is not None:
+                placed = [one for one in placed if one[1] >= floor_of(one[0])]
             events = [
                 codec.unpack_event(key.decode(), sequence, timestamp, position, payload)
                 for key, sequence, position, timestamp, payload, _ in placed
@@ -63,7 +69,7 @@ class Feed:
             position += len(offsets)
             yield events
 
-    def stored(self, after: int, last: int) -> Iterator[list[StoredEvent]]:
+    def stored(self, after: int, last: int, floor_of: FloorOf | None) -> Iterator[list[StoredEvent]]:
         """All events behind a position up to a last one, some at once. Those of one commit lie in one frame."""
         position = after + 1
         while position <= last:
@@ -72,6 +78,7 @@ class Feed:
             yield [
                 StoredEvent(key.decode(), sequence, timestamp, payload, place, offset - distance)
                 for (key, sequence, place, timestamp, payload, distance), offset in zip(placed, offsets, strict=True)
+                if floor_of is None or sequence >= floor_of(key)
             ]
 
     def _placed(self, first: int, count: int) -> tuple[list[int], list[Placed]]:

@@ -14,7 +14,9 @@ number of streams in the store after the commit; `latest` the highest timestamp 
 time can be looked up though callers may give timestamps of the past. The position is 0 where the record is no event. A
 key is an aggregate id in UTF-8; of an entry the table's name, a zero byte, and the entry's key. What a table's name
 leads to are records of which keys came and went. The sequence of these two is a version, which counts from 0. An entry
-without payload is none.
+without payload is none. The sequence of a floor is that below which the events of its stream are truncated; its payload
+says how many went by it, how many of its stream and how many of all streams have gone by then, and how many bytes those
+had that went by it: four u64.
 
 A frame whose commit was undone is void: its place stays taken, since a reader may be on its way there. Its length is
 odd, and the CRC behind that covers length and epoch alone; both are one word, so that a frame becomes void at once.
@@ -38,7 +40,8 @@ EVENT: Final = 1
 SNAPSHOT: Final = 2
 ENTRY: Final = 3
 TABLE: Final = 4
-KINDS: Final = (EVENT, SNAPSHOT, ENTRY, TABLE)
+FLOOR: Final = 5
+KINDS: Final = (EVENT, SNAPSHOT, ENTRY, TABLE, FLOOR)
 
 FRAME_HEADER: Final = struct.Struct("<II16sQQQII")
 RECORD_HEADER: Final = struct.Struct("<IIQQQQIHH")
@@ -53,6 +56,8 @@ _pack_frame_start: Final = _FRAME_START.pack
 _pack_frame_rest: Final = _FRAME_REST.pack
 _pack_crc: Final = _CRC.pack
 _pack_rest: Final = _RECORD_REST.pack
+TRUNCATED: Final = struct.Struct("<QQQQ")
+"""The payload of a floor."""
 
 COMMIT_ID_BYTES: Final = 16
 MAX_KEY_BYTES: Final = 2**16 - 1

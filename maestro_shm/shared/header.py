@@ -16,7 +16,9 @@ from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared.mapped import PAGE, DiskError, MappedFile
 
 MAGIC: Final = int.from_bytes(b"maestro\x00", "little")
-FORMAT_VERSION: Final = 1
+FIRST_FORMAT: Final = 1
+FORMAT_VERSION: Final = 2
+"""From the first floor on: who reads the first format only would show what was truncated."""
 
 (
     MAGIC_WORD,
@@ -38,6 +40,7 @@ FORMAT_VERSION: Final = 1
 ) = range(16)
 GENERATION: Final = 16  # of the index; with PUBLISHED all that a read looks at, in a cache line of its own
 PUBLISHED: Final = 17
+TRUNCATED: Final = 18  # how many events were truncated; who reads looks at it before any floor
 
 RETIRED: Final = 2**64 - 1
 """As generation: these files are no longer the store's; it was reset or destroyed."""
@@ -55,12 +58,25 @@ def open_header(directory: Path, *, writable: bool = False) -> MappedFile:
     """The header of a store. Raises `FileNotFoundError`, and `StoreUnavailableError` if it is none of ours."""
     path = directory / NAME
     header = MappedFile.open(path, writable=writable) if path.stat().st_size == PAGE else None
-    if header is not None and header.words[MAGIC_WORD] == MAGIC and header.words[FORMAT] == FORMAT_VERSION:
+    if header is not None and header.words[MAGIC_WORD] == MAGIC and is_known(header.words):
         return header
     version = header.words[FORMAT] if header is not None and header.words[MAGIC_WORD] == MAGIC else None
     if header is not None:
         header.close()
     raise StoreUnavailableError(str(directory), _why_not(version))
+
+
+def is_known(words: memoryview) -> bool:
+    """Whether these are the words of a format that can be read here."""
+    return FIRST_FORMAT <= words[FORMAT] <= FORMAT_VERSION
+
+
+def raise_format(header: MappedFile) -> None:
+    """Let no older version read the files from now on, for the disk, too. Raises `DiskError`."""
+    if header.words[FORMAT] < FORMAT_VERSION:
+        header.words[FORMAT] = FORMAT_VERSION
+        with noting_disk_failure(header.words):
+            header.flush()
 
 
 @contextlib.contextmanager
@@ -116,7 +132,7 @@ def _why_not(version: int | None) -> str:
     if version is None:
         return "not a store: its file 'header' is of something else, or of another kind of machine"
     advice = "upgrade maestro_shm" if version > FORMAT_VERSION else "it is too old"
-    return f"its files are of format {version}, this version of maestro_shm reads format {FORMAT_VERSION}; {advice}"
+    return f"its files are of format {version}, this version of maestro_shm reads up to {FORMAT_VERSION}; {advice}"
 
 
 def boot_id() -> tuple[int, int]:

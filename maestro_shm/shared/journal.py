@@ -22,14 +22,15 @@ from maestro_shm.errors import (
     CorruptLogError,
     InvalidEventError,
     StoreUnavailableError,
+    TruncationError,
     shown,
 )
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
-from maestro_shm.shared.draft import Draft, draft_changes, draft_events, draft_snapshot
-from maestro_shm.shared.frame import COMMIT_ID_BYTES, SNAPSHOT
+from maestro_shm.shared.draft import Draft, draft_changes, draft_events, draft_floor, draft_snapshot
+from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, FLOOR, SNAPSHOT
 from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
@@ -43,6 +44,7 @@ from maestro_shm.shared.header import (
     MAX_COMMIT_BYTES,
     PUBLISHED,
     SERVER_PID,
+    TRUNCATED,
     WAITS_FOR_DISK,
 )
 from maestro_shm.shared.heads import Heads
@@ -50,6 +52,7 @@ from maestro_shm.shared.index import Claim
 from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.outcomes import Answer, Outcomes
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row, key_of, read_key, refusal, stale
+from maestro_shm.shared.truncation import truncation
 
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
@@ -192,6 +195,52 @@ class Journal:
         draft = self._draft(lambda draft: draft_snapshot(draft, self._clock, key, before, sequence, payload))
         self._append(draft, commit_id, self._written[2] + 1)
         return True
+
+    def truncate(
+        self,
+        commit_id: bytes,
+        aggregate_id: str,
+        former: int,
+        first_sequence: int,
+        count: int,
+        size: int,
+        resent: object,
+    ) -> bool:
+        """Let a stream begin at a sequence number, instead of a former one; so many events go, of so many bytes.
+
+        False if it begins elsewhere by now: count again. Where it begins there already, as when this is sent again,
+        nothing is done. Raises `TruncationError`, `InvalidEventError`, `StoreFullError`, `StoreUnavailableError`.
+        """
+        del resent  # it is as well done as not done
+        self._check_may_write()
+        key = key_of(aggregate_id)
+        before = self._heads.get(FLOOR, key)
+        if any(type(number) is not int for number in (former, first_sequence, count, size)):
+            numbers = shown((former, first_sequence, count, size))
+            raise InvalidEventError(f"a truncation is by four numbers, not {numbers}")
+        if first_sequence <= before[2]:
+            return True
+        if former != max(before[2], 0):
+            return False
+        newest = first_sequence - 1
+        is_possible = former <= newest <= self._heads.get(EVENT, key)[2] and 0 < count <= first_sequence - former
+        if not is_possible or not 0 < size <= self._written[3]:
+            raise InvalidEventError(f"so many events cannot be truncated: {count:,}", aggregate_id, newest)
+        if (covered := self._heads.get(SNAPSHOT, key)[2]) < newest:
+            raise TruncationError(aggregate_id, newest, None if covered < 0 else covered)
+        so_far = frames.TRUNCATED.unpack(self._files.log.read(before[1])[4])[1] if before[1] else 0
+        figures = count, so_far + count, self._words[TRUNCATED] + count, size
+        draft = self._draft(lambda draft: draft_floor(draft, self._clock, key, before, first_sequence, figures))
+        head.raise_format(self._files.header)
+        self._append(draft, commit_id, self._written[2] + 1)
+        return True
+
+    def truncate_anew(self, commit_id: bytes, aggregate_id: str, first_sequence: int) -> None:
+        """The same with what there is in this log: for who copies another one. Raises as that does."""
+        key = key_of(aggregate_id)
+        former = max(self._heads.get(FLOOR, key)[2], 0)
+        if found := truncation(self._files.log, self._heads.get(EVENT, key)[1], former, first_sequence):
+            self.truncate(commit_id, aggregate_id, *found, resent=False)
 
     def wind_clock(self, timestamp: int) -> None:
         """Give the next timestamp above this one: for who copies a log."""
@@ -345,6 +394,8 @@ class Journal:
             if following:
                 tables.store(following, [head[1] for heads in draft.heads.values() for head in heads.values()])
             files.positions.put(first_position, draft.offsets)
+            if draft.truncated:
+                self._words[TRUNCATED] = draft.truncated
             self._latest = latest
             self._written = self._clock.last, aggregates, last_position, end
             if self._waits_for_disk:

@@ -10,6 +10,7 @@ from maestro_shm.cut import Cut, Entry, Keys, StoredEvent, StoredSnapshot
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.selection import Selection
+from maestro_shm.shared.feed import FloorOf
 from maestro_shm.shared.log import START
 from maestro_shm.shared.view import View
 
@@ -22,19 +23,34 @@ class LogCut(Cut):
     A reset of the store ends it, unless all that is asked for is mapped already: `StoreUnavailableError` then.
     """
 
-    def __init__(self, view: View, published: int, directory: Path) -> None:
+    def __init__(self, view: View, published: int, directory: Path, taken: int | None = None) -> None:
+        """What was published up to an offset; without what was truncated by another one, where it was taken later."""
         self._view = view
         self._published = published
         self._directory = directory
+        self._taken = published if taken is None else taken
 
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
-        return self._read(self._view.events, aggregate_id, min_sequence, max_sequence)
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
+        def read(published: int) -> list[Event]:
+            bounds = min_sequence, max_sequence
+            return self._view.events(published, aggregate_id, *bounds, complete=complete, taken=self._taken)
+
+        return self._read(read)
 
     def get_snapshot(self, aggregate_id: str) -> Snapshot | None:
         return self._read(self._view.snapshot, aggregate_id)
 
     def last_sequence(self, aggregate_id: str) -> int | None:
         return self._read(self._view.last_sequence, aggregate_id)
+
+    def first_sequence(self, aggregate_id: str) -> int:
+        return self._read(lambda _: self._view.first_sequence(self._taken, aggregate_id))
+
+    @property
+    def truncated(self) -> int:
+        return self._view.floors.truncated
 
     @property
     def incarnation(self) -> int:
@@ -53,13 +69,13 @@ class LogCut(Cut):
 
     def until(self, position: int) -> LogCut:
         end = self._read(lambda _: self._view.frame_of(position).end) if position else START
-        return LogCut(self._view, end, self._directory)
+        return LogCut(self._view, end, self._directory, self._taken)
 
     def feed(self, wanted: Selection) -> Iterator[list[Event]]:
-        yield from self._each(self._view.feed.batches(wanted, self.last_position))
+        yield from self._each(self._view.feed.batches(wanted, self.last_position, self._floor_of()))
 
     def stored_events(self, after: int) -> Iterator[list[StoredEvent]]:
-        yield from self._each(self._view.feed.stored(after, self.last_position))
+        yield from self._each(self._view.feed.stored(after, self.last_position, self._floor_of()))
 
     def stored_snapshots(self) -> Iterator[StoredSnapshot]:
         yield from self._each(self._view.snapshots(self._published))
@@ -72,6 +88,10 @@ class LogCut(Cut):
 
     def keys(self, table: str) -> Keys:
         return self._read(self._view.keys_of, table)
+
+    def _floor_of(self) -> FloorOf | None:
+        floors = self._view.floors
+        return (lambda key: floors.get(key, self._taken)) if floors.truncated else None
 
     def _each(self, found: Iterator[_Result]) -> Iterator[_Result]:
         while (one := self._read(lambda _: next(found, None))) is not None:

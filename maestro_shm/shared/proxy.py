@@ -108,7 +108,12 @@ class StoreProxy(managers.BaseProxy):
     def commit_snapshot(self, aggregate_id: str, sequence: int, payload: bytes) -> bool:
         """Whether the snapshot was stored."""
         content = [aggregate_id, sequence, payload]
-        return self._commit("commit_snapshot", content, content, _whether_stored)
+        return self._commit("commit_snapshot", content, content, _whether_done)
+
+    def truncate(self, aggregate_id: str, former: int, first_sequence: int, count: int, size: int) -> bool:
+        """Whether the stream begins there now; if not it did not begin at the former place any more."""
+        content = [aggregate_id, former, first_sequence, count, size]
+        return self._commit("truncate", content, content, _whether_done)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -304,5 +309,5 @@ class StoreProxy(managers.BaseProxy):
             return None
 
 
-def _whether_stored(_content: list[Any], reply: Any) -> bool:
+def _whether_done(_content: list[Any], reply: Any) -> bool:
     return bool(reply)

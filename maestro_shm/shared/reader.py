@@ -17,6 +17,7 @@ from maestro_shm.shared import header as head
 from maestro_shm.shared.header import GENERATION, PUBLISHED
 from maestro_shm.shared.log import Log
 from maestro_shm.shared.log_cut import LogCut
+from maestro_shm.shared.truncation import Truncation
 from maestro_shm.shared.view import ClosedView, View, open_view
 
 _RESET_PATIENCE: Final = 2.0
@@ -45,12 +46,12 @@ class Reader:
                 if not view.is_retired:
                     raise
 
-    def events(self, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
-        """The events between the bounds, both included, in sequence order."""
+    def events(self, aggregate_id: str, min_sequence: int, max_sequence: int, *, complete: bool = False) -> list[Event]:
+        """The events between the bounds, both included, in sequence order. Raises `TruncatedError` if it is to."""
         while True:
             view, published = self._cut()
             try:
-                return view.events(published, aggregate_id, min_sequence, max_sequence)
+                return view.events(published, aggregate_id, min_sequence, max_sequence, complete=complete)
             except CorruptLogError:
                 if not view.is_retired:
                     raise
@@ -79,11 +80,21 @@ class Reader:
         """The newest state, to be read from for as long as it takes."""
         return LogCut(*self._cut(), self._directory)
 
+    def truncation(self, aggregate_id: str, before: int) -> Truncation | None:
+        """What of the stream would go if what is below a sequence number did; None for nothing."""
+        while True:
+            view, published = self._cut()
+            try:
+                return view.truncation(published, aggregate_id, before)
+            except CorruptLogError:
+                if not view.is_retired:
+                    raise
+
     def stats(self) -> dict[str, Any]:
         """The figures of the store."""
         words = self._current_view().words
         return {
-            "events": words[head.LAST_POSITION],
+            "events": words[head.LAST_POSITION] - words[head.TRUNCATED],
             "aggregates": words[head.AGGREGATES],
             "last_position": words[head.LAST_POSITION],
             "bytes": sum(map(_allocated_bytes, self._directory.iterdir())),

@@ -10,13 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError
+from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError, TruncationError
 from maestro_shm.shared import header as head
 from maestro_shm.shared import recovery
 from maestro_shm.shared.damage import Hole, Refusal, Report, Shift
 from maestro_shm.shared.diagnosis import Diagnosis
 from maestro_shm.shared.directory import Settings
-from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE, Record
+from maestro_shm.shared.frame import ENTRY, EVENT, FLOOR, SNAPSHOT, TABLE, Record
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import SEGMENT_BITS, SEGMENT_SIZE
 from maestro_shm.shared.rows import ChangeRow, Row
@@ -71,7 +71,7 @@ class _Copy:
         self._next_position = piece.next_position or self._next_position
         try:
             position = self._commit(piece.frame.commit_id, piece.records)
-        except (InvalidEventError, InvalidEntryError, ConflictError) as error:
+        except (InvalidEventError, InvalidEntryError, ConflictError, TruncationError) as error:
             path = str(self._salvage.path(piece.start >> SEGMENT_BITS))
             self._report.refusals.append(Refusal(path, piece.start % SEGMENT_SIZE, str(error)))
             return
@@ -94,8 +94,12 @@ class _Copy:
             if not self._journal.commit_snapshot(commit_id, key, snapshot.sequence, snapshot.payload, resent=False):
                 raise InvalidEventError("there is a snapshot that is not older", key, snapshot.sequence)
             return None
+        if kinds == [FLOOR]:
+            (floor,) = records
+            self._journal.truncate_anew(commit_id, _aggregate_id(floor.key), floor.sequence)
+            return None
         if not {EVENT, ENTRY, TABLE}.issuperset(kinds):
-            raise InvalidEventError("a commit holds events and changes of tables, or one snapshot")
+            raise InvalidEventError("a commit holds events and changes of tables, or one snapshot, or one truncation")
         events = [record for record in records if record.kind == EVENT]
         self._wind_clock(events)
         changes = [_change_row(record) for record in records if record.kind == ENTRY]  # what keys come is told anew

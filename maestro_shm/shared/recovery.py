@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from maestro_shm.errors import CorruptLogError
+from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
-from maestro_shm.shared.frame import EVENT, Frame, Record
+from maestro_shm.shared.frame import EVENT, FLOOR, Frame, Record
 from maestro_shm.shared.header import RETIRED
 from maestro_shm.shared.index import GrowingIndex, Index
 from maestro_shm.shared.log import START, Log
@@ -84,7 +85,7 @@ def create(
     try:
         header = head.create(directory / UNFINISHED)
         words = header.words
-        words[head.FORMAT] = head.FORMAT_VERSION
+        words[head.FORMAT] = head.FIRST_FORMAT
         words[head.INCARNATION] = incarnation
         words[head.EPOCH] = epoch
         words[head.BOOT_HIGH], words[head.BOOT_LOW] = head.boot_id()
@@ -272,6 +273,9 @@ def _undo(words: memoryview, log: Log, table: Index | None) -> None:
         first, records = begun[0]
         words[head.LAST_POSITION] = first.first_position - 1
         words[head.AGGREGATES] = first.aggregates - _new_streams(records)
+    if floors := [record for _, records in begun for record in records if record.kind == FLOOR]:
+        by_it, _, by_then, _ = frames.TRUNCATED.unpack(floors[0].payload)
+        words[head.TRUNCATED] = by_then - by_it
     for tail, frame, records in reversed(undone):
         if table is not None:
             _point_back(table, records)
@@ -304,7 +308,9 @@ def _rebuild(directory: Path, words: memoryview, log: Log, positions: Positions,
     if draft[head.PUBLISHED] < least:
         raise log.damage(draft[head.PUBLISHED], f"the log ends here, but {least:,} bytes had been stored")
     # A reader that sees the new end must see the new table.
-    for word in (head.EPOCH, head.CLOCK, head.LAST_POSITION, head.AGGREGATES, head.GENERATION, head.PUBLISHED):
+    for word in (head.EPOCH, head.CLOCK, head.LAST_POSITION, head.AGGREGATES, head.TRUNCATED):
+        words[word] = draft[word]
+    for word in (head.GENERATION, head.PUBLISHED):
         words[word] = draft[word]
     index.header = words
     former.unlink(missing_ok=True)
@@ -325,7 +331,7 @@ def _note_boot(words: memoryview) -> None:
 
 def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingIndex) -> None:
     end, epoch = START, 0
-    draft[head.LAST_POSITION] = draft[head.AGGREGATES] = 0
+    draft[head.LAST_POSITION] = draft[head.AGGREGATES] = draft[head.TRUNCATED] = 0
     positions.reserve(0)
     for frame, records in log.whole_frames(START):
         if frame.epoch < epoch:
@@ -348,6 +354,9 @@ def _replay_frame(
     if events := [record for record in records if record.kind == EVENT]:
         positions.reserve(events[-1].position)
         positions.put(events[0].position, [event.offset for event in events])
+    for record in records:
+        if record.kind == FLOOR:
+            _, _, draft[head.TRUNCATED], _ = frames.TRUNCATED.unpack(record.payload)
     draft[head.LAST_POSITION] += len(events)
     draft[head.AGGREGATES] = frame.aggregates
     draft[head.CLOCK] = max(draft[head.CLOCK], *(record.timestamp for record in records))

@@ -106,11 +106,13 @@ class SharedStore(Backend):
             _check_settings(target, store.directory, wanted)
         return store
 
-    def get_events(self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE) -> list[Event]:
+    def get_events(
+        self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE, complete: bool = False
+    ) -> list[Event]:
         self._check_open()
         validation.check_aggregate_id(aggregate_id)
         validation.check_bounds(min_sequence, max_sequence)
-        return self._reader.events(aggregate_id, min_sequence, max_sequence)
+        return self._reader.events(aggregate_id, min_sequence, max_sequence, complete=complete)
 
     def get_snapshot(
         self, aggregate_id: str, min_sequence: int = 0, *, max_sequence: int = MAX_SEQUENCE
@@ -215,6 +217,16 @@ class SharedStore(Backend):
         except StoreUnavailableError:
             self._check_open()
             raise
+
+    def _truncate(self, aggregate_id: str, before: int) -> None:
+        # What goes is counted here, since a long stream would keep the server from its commits.
+        while (found := self._reader.truncation(aggregate_id, before)) is not None:
+            try:
+                if self._proxy.truncate(aggregate_id, *found):
+                    return
+            except StoreUnavailableError:
+                self._check_open()
+                raise
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         self._wait_by("wait", incarnation, position, deadline, vigil)

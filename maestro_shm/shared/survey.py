@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from maestro_shm.options import LARGEST_COMMIT_BYTES
+from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
-from maestro_shm.shared.frame import FRAME_HEADER, Frame
+from maestro_shm.shared.frame import FLOOR, FRAME_HEADER, Frame
 from maestro_shm.shared.log import START
 from maestro_shm.shared.salvage import Piece, Salvage
 
@@ -41,6 +42,7 @@ class Survey:
         self.gaps: list[tuple[int, int]] = []
         self.last_position = 0
         self.aggregates = 0
+        self.truncated = 0
         self.epoch = 0
         self.timestamp = 0
         self.largest = 0
@@ -74,6 +76,7 @@ class Survey:
         self.end = piece.end
         self.epoch = piece.frame.epoch
         self.last_position, self.aggregates = _figures_after(piece)
+        self.truncated = max((self.truncated, *_truncated_in(piece)))
         self.timestamp = max(self.timestamp, *(record.timestamp for record in piece.records))
         self.largest = max(self.largest, piece.frame.length - FRAME_HEADER.size)
 
@@ -123,10 +126,12 @@ def _may_end_at(words: memoryview, found: Survey, salvage: Salvage) -> bool:
 
 def _has_figures(words: memoryview, found: Survey, salvage: Salvage) -> bool:
     """Whether the figures are those at the log's end. A writer that was killed may have begun to count its next one."""
-    possible = [(found.last_position, found.aggregates), *map(_figures_after, unpublished(salvage, words))]
+    written = list(unpublished(salvage, words))
+    possible = [(found.last_position, found.aggregates), *map(_figures_after, written)]
     positions, aggregates = zip(*possible, strict=True)
     return (
-        words[head.LAST_POSITION] in positions
+        words[head.TRUNCATED] in (found.truncated, *(number for piece in written for number in _truncated_in(piece)))
+        and words[head.LAST_POSITION] in positions
         and words[head.AGGREGATES] in aggregates
         and words[head.CLOCK] >= found.timestamp
     )
@@ -136,3 +141,8 @@ def _figures_after(piece: Piece) -> tuple[int, int]:
     """The last position and the number of aggregates after a commit."""
     assert piece.frame is not None  # noqa: S101 (for the type checker)
     return (piece.next_position or 0) - 1, piece.frame.aggregates
+
+
+def _truncated_in(piece: Piece) -> list[int]:
+    """How many events were truncated after each floor in a commit."""
+    return [frames.TRUNCATED.unpack(record.payload)[2] for record in piece.records if record.kind == FLOOR]

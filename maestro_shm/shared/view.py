@@ -9,18 +9,20 @@ from typing import Final
 
 from maestro_shm import codec
 from maestro_shm.cut import NO_ENTRY, Entry, Keys, StoredSnapshot
-from maestro_shm.errors import StoreClosedError
+from maestro_shm.errors import StoreClosedError, TruncatedError
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared.feed import Feed
+from maestro_shm.shared.floors import Floors
 from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE, Frame
-from maestro_shm.shared.header import GENERATION, LAST_POSITION, RETIRED
+from maestro_shm.shared.header import GENERATION, LAST_POSITION, RETIRED, TRUNCATED
 from maestro_shm.shared.index import Index
 from maestro_shm.shared.key_list import NO_KEYS, known_after
 from maestro_shm.shared.log import Log
 from maestro_shm.shared.mapped import MappedFile
 from maestro_shm.shared.positions import Positions
+from maestro_shm.shared.truncation import Truncation, truncation
 
 _CACHED_HEADS: Final = 1 << 16
 """How many streams' newest records are remembered by a reader."""
@@ -61,6 +63,7 @@ class View:
         self.generation = generation
         self.incarnation = header.words[head.INCARNATION]
         self.feed = Feed(log, positions, lambda: header.words[GENERATION] == generation)
+        self.floors = Floors(header.words, index, log)
         self.heads: dict[str, _Head] = {}
         self.entries: dict[tuple[str, str], _StoredEntry] = {}
         self.keys: dict[str, tuple[int, Keys]] = {}
@@ -99,10 +102,29 @@ class View:
         known = self.head(aggregate_id, published)
         return known[2] if known else None
 
-    def events(self, published: int, aggregate_id: str, min_sequence: int, max_sequence: int) -> list[Event]:
+    def first_sequence(self, published: int, aggregate_id: str) -> int:
+        return self.floors.get(aggregate_id.encode(), published)
+
+    def events(
+        self,
+        published: int,
+        aggregate_id: str,
+        min_sequence: int,
+        max_sequence: int,
+        *,
+        complete: bool,
+        taken: int | None = None,
+    ) -> list[Event]:
+        """Of a past state, which is of a cut that was taken later, without what was truncated by then."""
         known = self.head(aggregate_id, published)
         if known is None or known[2] < min_sequence:
             return []
+        if self.words[TRUNCATED]:
+            first = self.first_sequence(taken or published, aggregate_id)
+            if first > max(0, min_sequence):
+                if complete and min_sequence <= max_sequence:
+                    raise TruncatedError(aggregate_id, min_sequence, first)
+                min_sequence = first
         unpack = codec.unpack_event
         return [
             unpack(aggregate_id, sequence, timestamp, position, payload)
@@ -111,6 +133,12 @@ class View:
             )
             if sequence >= min_sequence
         ]
+
+    def truncation(self, published: int, aggregate_id: str, before: int) -> Truncation | None:
+        """What would go by one."""
+        known = self.head(aggregate_id, published)
+        former = self.first_sequence(published, aggregate_id)
+        return truncation(self.log, known[1] if known else 0, former, before)
 
     def snapshot(self, published: int, aggregate_id: str) -> Snapshot | None:
         _, offset = self.newest(SNAPSHOT, aggregate_id.encode(), published)
