@@ -55,6 +55,10 @@ class AsyncStore:
         """See `Store.truncate`."""
         await asyncio.to_thread(self.store.truncate, aggregate_id, before=before)
 
+    async def compact(self) -> None:
+        """See `Store.compact`."""
+        await asyncio.to_thread(self.store.compact)
+
     async def transact(self, function: Callable[..., _Result], *arguments: Any, **named: Any) -> _Result:
         """See `Store.transact`. The function is a plain one, and runs in another thread."""
         return await asyncio.to_thread(self.store.transact, function, *arguments, **named)

@@ -116,6 +116,14 @@ class Backend(CutReads):
         validation.check_before(before)
         self._truncate(aggregate_id, before)
 
+    def compact(self) -> None:
+        self._check_open()
+        transactions.refuse_within(self, "a compaction")
+        self._compact()
+
+    def _compact(self) -> None:
+        """Do what `Store.compact` says; for overriding, where there is anything to do."""
+
     @overload
     def transact(self) -> Callable[[Callable[Concatenate[Any, _Params], _Result]], Callable[_Params, _Result]]: ...
 

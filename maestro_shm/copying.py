@@ -55,8 +55,8 @@ def _check_target(source: Cut, name: str, target: Backend, so_far: str) -> None:
 
 def _check_whole(name: str, cut: Cut) -> None:
     """A copy has each event at its own position, and nothing commits past some of them."""
-    if truncated := cut.truncated:
-        reason = f"{truncated:,} of its events were truncated, so its positions have gaps, which a copy cannot have"
+    if cut.is_truncated:
+        reason = "events of it were truncated, so that its positions have gaps, which a copy cannot have"
         raise StoreUnavailableError(name, reason)
 
 

@@ -75,8 +75,8 @@ class Cut(ABC):
 
     @property
     @abstractmethod
-    def truncated(self) -> int:
-        """How many events of all aggregates were truncated."""
+    def is_truncated(self) -> bool:
+        """Whether any events were truncated, of whatever aggregates."""
 
     @property
     @abstractmethod

@@ -149,8 +149,8 @@ class _MemoryCut(Cut):
         return self._store.find_first_sequence(self._content, aggregate_id, self._taken)
 
     @property
-    def truncated(self) -> int:
-        return self._content.truncated
+    def is_truncated(self) -> bool:
+        return self._content.truncated > 0
 
     @property
     def incarnation(self) -> int:

@@ -47,6 +47,9 @@ class Past(CutReads):
     def truncate(self, aggregate_id: str, *, before: int) -> None:  # noqa: ARG002
         raise ReadOnlyError(self.target, "a truncation")
 
+    def compact(self) -> None:
+        raise ReadOnlyError(self.target, "a compaction")
+
     def reset(self) -> None:
         raise ReadOnlyError(self.target, "a reset")
 

@@ -142,6 +142,21 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def compact(self) -> None:
+        """Give back the space of what nobody can read any more; takes its time, and others work on meanwhile.
+
+        A shared store copies what is live into other files: without truncated events, and snapshots and entries of
+        tables that newer ones have replaced. What the newest commits brought stays all the same. It needs the room for
+        what is live, and does so by itself where more than half of a large log is dead. Afterwards `at` has no tables
+        of the time before: that is an error. Nothing else changes, for nobody: roots, transactions and subscriptions
+        go on. Raises `StoreFullError`, and `StoreUnavailableError` if it is compacted already, or reset meanwhile; the
+        store is as it was then.
+
+        A store in memory, or in a database, has nothing to do: the rows of truncated events are removed when they are
+        truncated, and the database's own vacuum uses their space again.
+        """
+
+    @abstractmethod
     def first_sequence(self, aggregate_id: str) -> int:
         """The aggregate's events with sequence numbers below this one were truncated; 0 where none were."""
 
@@ -236,7 +251,7 @@ class Store(ABC):
         or snapshots only belongs to the commit of the event before it, and is not seen there.
 
         It stays as it is, and is over with the store; it pickles as that and its position. Raises `InvalidEventError`,
-        and `ReadOnlyError` for whatever is no read.
+        and `ReadOnlyError` for whatever is no read; where a compaction came since, `StoreUnavailableError` for tables.
         """
 
     @abstractmethod

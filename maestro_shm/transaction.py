@@ -109,6 +109,9 @@ class _BoundStore(Store):
     def truncate(self, *_: object, **__: object) -> NoReturn:
         raise TransactionError("a transaction cannot truncate anything, since it may run again; truncate after it")
 
+    def compact(self) -> NoReturn:
+        raise TransactionError("a transaction cannot compact its store")
+
     def table(self, name: str) -> WritableTable:
         return WritableTable(name, self._workspace)
 

@@ -19,8 +19,10 @@ from maestro_shm import validation
 from maestro_shm.selection import Selection
 from maestro_shm.shared import header as head
 from maestro_shm.shared import mapped
+from maestro_shm.shared.compaction import Compaction
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.mapped import MappedFile
+from maestro_shm.shared.positions import hole, is_hole
 from maestro_shm.shared.reader import Reader
 
 CAP: Final = 1 << 20
@@ -41,6 +43,26 @@ class Books:
         self.streams: dict[str, Stream] = {}
         self.snapshots: dict[str, tuple[int, Any]] = {}
         self.floors: dict[str, int] = {}
+        self.tables: dict[str, dict[str, bytes]] = {}
+        self.versions: dict[tuple[str, str], int] = {}
+
+    def change(self, table: str, entries: dict[str, bytes]) -> None:
+        """Put entries, or delete those that get nothing."""
+        rows = [(table, key, self.versions.get((table, key), -1) + 1, value) for key, value in entries.items()]
+        self.journal.commit(os.urandom(16), [], rows, [], resent=False)
+        for _, key, version, value in rows:
+            self.versions[table, key] = version
+            self.tables.setdefault(table, {}).pop(key, None)
+            if value:
+                self.tables[table][key] = value
+
+    def check_tables(self, reader: Reader) -> None:
+        cut = reader.cut()
+        for table, entries in self.tables.items():
+            assert list(cut.keys(table).keys) == sorted(entries)
+            assert dict(cut.pairs(table)) == entries
+        for (table, key), version in self.versions.items():
+            assert cut.entry(table, key) == (version, self.tables[table].get(key))
 
     def left(self, aggregate_id: str) -> Stream:
         """What was not truncated."""
@@ -51,6 +73,19 @@ class Books:
         """Truncate as a handle does."""
         truncate(self.journal, self.reader, aggregate_id, before)
         self.note_truncation(aggregate_id, before)
+
+    def compact(self, whole_commits: int = 0, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Compact as a server and its helper do."""
+        compaction = Compaction(self.directory, whole_commits)
+        compaction.run()
+        meanwhile()
+        self.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        while self.journal.goes_over():
+            meanwhile()
+            if (former := self.journal.go_over()) is not None:
+                former.close()
+        for path in self.journal.former_files():
+            path.unlink()
 
     def note_truncation(self, aggregate_id: str, before: int) -> None:
         going = [sequence for sequence, _ in self.left(aggregate_id) if sequence < before]
@@ -75,7 +110,7 @@ class Books:
 
     def reset(self) -> None:
         self.journal.reset()
-        self.streams, self.snapshots, self.floors = {}, {}, {}
+        self.streams, self.snapshots, self.floors, self.tables, self.versions = {}, {}, {}, {}, {}
 
     def reopen(self) -> None:
         """A new server, the former one being dead."""
@@ -104,6 +139,7 @@ class Books:
             assert by_stream == {aggregate_id: stream for aggregate_id, stream in left.items() if stream}
             for aggregate_id, (sequence, body) in self.snapshots.items():
                 assert reader.snapshot(aggregate_id) == ms.Snapshot(aggregate_id, sequence, body)
+            self.check_tables(reader)
         stats = fresh.stats()
         assert stats["events"] == sum(map(len, left.values()))
         assert stats["last_position"] == sum(map(len, self.streams.values()))
@@ -113,8 +149,19 @@ class Books:
 
     def check_positions(self, last_position: int) -> None:
         files = self.journal._files
+        fresh = Reader(self.directory)
+        there = {event.position or 0 for event in feed(fresh)}
+        fresh.close()
         for position in range(1, last_position + 1):
-            assert files.log.read(files.positions.offset(position))[2] == position
+            word = files.positions.offset(position)
+            if not is_hole(word):
+                assert files.log.read(word)[2] == position
+            else:
+                assert position not in there
+                if word != hole(0):
+                    led_to = files.log.read(word - 1)[2]
+                    frame = files.log.frame_of(word - 1)
+                    assert led_to < position or frame.first_position <= position
 
     def close(self) -> None:
         self.reader.close()
@@ -165,7 +212,7 @@ def feed(reader: Reader) -> list[ms.Event]:
     found = [event for batch in cut.feed(ALL) for event in batch]
     positions = [event.position or 0 for event in found]
     assert positions == sorted(set(positions))
-    if not cut.truncated:
+    if not cut.is_truncated:
         assert positions == list(range(1, cut.last_position + 1))
     return found
 

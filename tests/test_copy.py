@@ -625,7 +625,7 @@ def test_a_store_with_truncated_events_is_not_copied_and_no_target(
         changed.commit_snapshot(ms.Snapshot("a", 2, None))
         changed.truncate("a", before=2)
     assert copy(source, target) == 1
-    assert "1 of its events were truncated" in capsys.readouterr().err
+    assert "events of it were truncated" in capsys.readouterr().err
     with ms.connect(target) as other:
         assert other.last_position == (0 if is_source else 2)
         assert dict(other.table(TABLE)) == {}

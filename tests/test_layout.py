@@ -20,6 +20,8 @@ WRITER = FILES | {
     "shared.draft",
     "shared.outcomes",
     "shared.truncation",
+    "shared.copyist",
+    "shared.succession",
     "shared.journal",
 }
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
@@ -87,7 +89,14 @@ ALLOWED = {
     "shared.heads": BASE | FILES,
     "shared.draft": VALUES | {"shared.frame", "shared.heads", "shared.rows"},
     "shared.outcomes": {f"shared.{noun}" for noun in ("frame", "header", "heads", "log", "rows")},
+    "shared.copyist": WRITER - {"shared.journal", "shared.succession"},
+    "shared.succession": BASE | WRITER - {"shared.journal"},
     "shared.journal": VALUES | WRITER,
+    "shared.living": VALUES | FILES | {"shared.floors"},
+    "shared.compaction": BASE | FILES | {f"shared.{noun}" for noun in ("recovery", "copyist", "living", "view")},
+    "shared.compactor": BASE
+    | FILES
+    | {f"shared.{noun}" for noun in ("wire", "launch", "election", "proxy", "file_leases", "compaction")},
     "shared.key_list": VALUES | FILES | {"cut"},
     "shared.file_leases": BASE | {"leases"},
     "shared.feed": VALUES | FILES | {"selection", "cut", "shared.positions"},
@@ -124,7 +133,7 @@ ALLOWED = {
     | WRITER
     | LINE
     | PLACE
-    | {"shared.peer", "shared.waiting", "shared.incoming", "shared.mailboxes", "shared.complaints"},
+    | {"shared.peer", "shared.waiting", "shared.incoming", "shared.mailboxes", "shared.complaints", "shared.launch"},
     "shared.process": BASE
     | WRITER
     | LINE
@@ -139,7 +148,7 @@ ALLOWED = {
     | LINE
     | PLACE
     | {"backend", "cut", "proposal", "transaction", "submissions"}
-    | {"shared.proxy", "shared.election", "shared.reader", "shared.places", "shared.rows"},
+    | {"shared.proxy", "shared.election", "shared.launch", "shared.reader", "shared.places", "shared.rows"},
     "postgres.columns": set(),
     "postgres.location": set(),
     "postgres.driver": BASE | {"postgres.location", "postgres.migration"},

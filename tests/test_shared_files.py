@@ -903,6 +903,25 @@ class JournalMachine(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.books.snapshots)))
         self.books.truncate(key, data.draw(st.integers(0, self.books.snapshots[key][0] + 1)))
 
+    @rule(
+        entries=st.dictionaries(keys, st.sampled_from([b"", b"x", b"y" * 100]), min_size=1), table=st.sampled_from("tu")
+    )
+    def change(self, entries: dict[str, bytes], table: str) -> None:
+        self.books.change(table, entries)
+
+    @rule(whole_commits=st.sampled_from([0, 0, 1, 5]), size=st.sampled_from([0, 100]))
+    def compact(self, whole_commits: int, size: int) -> None:
+        left = 3
+
+        def meanwhile() -> None:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                self.commit(["a", "b"], size)
+                self.change({"a": b"z"}, "t")
+
+        self.books.compact(whole_commits, meanwhile)
+
     @rule(keys=st.lists(keys, min_size=1, max_size=6), size=st.sampled_from([0, 100, 70_000]))
     def die_before_publishing(self, keys: list[str], size: int) -> None:
         leave_unpublished(self.books, *self._next_of(keys, size), ("unheard of", 1, None))

@@ -159,6 +159,49 @@ def test_the_past_has_nothing_of_what_is_forgotten(store: ms.Store) -> None:
         assert store.at(time=second.timestamp).last_position >= (first.position or 0)
 
 
+def test_a_compaction_changes_nothing_that_is_read(store: ms.Store) -> None:
+    fill(store, "a")
+    fill(store, "b", 4)
+    store.transact(lambda tx: tx.table("t").update({"k": 1}))
+    store.truncate("a", before=6)
+    store.truncate("b", before=100)
+
+    def look() -> Any:
+        figures = {name: value for name, value in store.stats().items() if name in ("events", "aggregates")}
+        return (
+            exactly(list(store.read())),
+            [store.last_sequence(name) for name in "abc"],
+            dict(store.table("t")),
+            figures,
+        )
+
+    before = look()
+    store.compact()
+    assert look() == before
+    store.commit_events([event("a", 11), event("b", 5)])
+    assert [sequences(store, name) for name in "ab"] == [[*range(6, 12)], [5]]
+    asyncio.run(ms.AsyncStore(store).compact())
+    assert store.last_position == 16
+
+
+def test_what_cannot_be_compacted_says_so(store: ms.Store) -> None:
+    fill(store)
+    with pytest.raises(ms.ReadOnlyError):
+        store.at(position=1).compact()
+
+    @store.transact()
+    def past_it(_tx: ms.Transaction) -> None:
+        store.compact()
+
+    @store.transact()
+    def by_it(tx: ms.Transaction) -> None:
+        tx.root(Counter, "a").store.compact()
+
+    for function in (past_it, by_it):
+        with pytest.raises(ms.TransactionError):
+            function()
+
+
 def test_the_past_cannot_be_truncated(store: ms.Store) -> None:
     fill(store)
     with pytest.raises(ms.ReadOnlyError):

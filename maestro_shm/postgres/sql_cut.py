@@ -202,9 +202,9 @@ class SqlCut(Cut):
         return 0
 
     @property
-    def truncated(self) -> int:
+    def is_truncated(self) -> bool:
         ((count,),) = self._read(_TRUNCATED)
-        return int(count)
+        return bool(count)
 
     @property
     def incarnation(self) -> int:

@@ -16,6 +16,7 @@ is refused, and so is a file that is none (to open a named pipe would wait for e
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -219,11 +220,26 @@ def remove(path: Path) -> None:
     for name in sorted(set(names) - set(_REMOVED_LAST)) + [name for name in _REMOVED_LAST if name in names]:
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)  # what a repair replaced, or none of ours
+            _remove_tree(entry)  # what a repair replaced or a compaction makes, or none of ours
         else:
             entry.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody makes a new store in it already
         path.rmdir()
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a directory, in which a compaction may be at work for a moment still."""
+    deadline = time.monotonic() + _HOLD_SECONDS
+    while True:
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 def check_owned(path: Path) -> os.stat_result:

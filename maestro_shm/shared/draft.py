@@ -19,7 +19,19 @@ _FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
 class Draft:
     """A frame under construction: its records, and the heads that they leave behind."""
 
-    __slots__ = ("end", "heads", "new_keys", "new_streams", "offset", "offsets", "packed", "timestamps", "truncated")
+    __slots__ = (
+        "dead",
+        "end",
+        "floor",
+        "heads",
+        "new_keys",
+        "new_streams",
+        "offset",
+        "offsets",
+        "packed",
+        "timestamps",
+        "truncated",
+    )
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -32,8 +44,11 @@ class Draft:
         self.timestamps: list[int] = []
         self.new_keys = 0
         self.new_streams = 0
+        self.dead = 0
+        """About how many bytes of the log nobody needs any more: what is replaced is taken to be of equal size."""
+        self.floor = 0
+        """Where the newest one lies, if there is any; then so many events of the store are truncated:"""
         self.truncated = 0
-        """How many events of the store are, where some are by this commit."""
 
     def heads_of(self, kind: int) -> dict[bytes, Head]:
         """The heads of one kind."""
@@ -93,7 +108,10 @@ def draft_events(draft: Draft, heads: Heads, clock: HybridClock, rows: Sequence[
 def draft_snapshot(draft: Draft, clock: HybridClock, key: bytes, before: Head, sequence: int, payload: bytes) -> None:
     """Append a snapshot."""
     draft.heads_of(SNAPSHOT)
+    start = draft.end
     draft.add(SNAPSHOT, key, before, sequence, 0, clock.tick(), payload)
+    if before[1]:
+        draft.dead += draft.end - start
 
 
 def draft_floor(
@@ -102,6 +120,8 @@ def draft_floor(
     """Append that the events of a stream below this sequence are truncated, with the figures of `frame.TRUNCATED`."""
     _, _, draft.truncated, _ = figures
     draft.heads_of(FLOOR)
+    draft.floor = draft.end
+    draft.dead += figures[3]
     draft.add(FLOOR, key, before, sequence, 0, clock.tick(), frames.TRUNCATED.pack(*figures))
 
 
@@ -122,7 +142,10 @@ def draft_changes(draft: Draft, heads: Heads, clock: HybridClock, rows: Sequence
         if (table, entry) not in was_there:
             was_there[table, entry] = heads.has_payload(before)
         is_there[table, entry] = bool(payload)
+        start = draft.end
         draft.add(ENTRY, key, before, version, 0, clock.tick(), payload)
+        if before[1]:
+            draft.dead += draft.end - start
     moved: dict[str, tuple[list[str], list[str]]] = {}
     for (table, entry), comes in is_there.items():
         if was_there[table, entry] != comes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from maestro_shm import codec
@@ -16,7 +16,7 @@ from maestro_shm.cut import StoredEvent
 from maestro_shm.records import Event
 from maestro_shm.selection import Selection
 from maestro_shm.shared.log import Log, Placed
-from maestro_shm.shared.positions import Positions
+from maestro_shm.shared.positions import Positions, offset_by
 
 _BATCH: Final = 512
 _BATCH_BYTES: Final = 1 << 20
@@ -47,15 +47,18 @@ class Feed:
             return newest
         return bisect_left(range(1, newest), published, key=self.offset)
 
-    def batches(self, wanted: Selection, last: int, floor_of: FloorOf | None) -> Iterator[list[Event]]:
-        """The wanted events up to a last position, some at once; without what lies below a floor, if there is any."""
+    def batches(self, wanted: Selection, last: int, floor_of: FloorOf | None) -> Iterator[tuple[int, list[Event]]]:
+        """The wanted events up to a last position, some at once, each time with the position up to which that is all.
+
+        Without what lies below a floor, if there is any.
+        """
         position, left = wanted.after + 1, wanted.limit
         heads = None if wanted.types is None else tuple(map(codec.event_head, wanted.types))
         prefix = wanted.aggregate_prefix.encode(errors="surrogatepass")
         is_filtered = heads is not None or bool(prefix) or floor_of is not None
         while position <= last and left != 0:
             most = _BATCH if left is None or is_filtered else min(_BATCH, left)
-            offsets, placed = self._placed(position, min(most, last - position + 1))
+            count, _, placed = self._placed(position, min(most, last - position + 1))
             if floor_of is not None:
                 placed = [one for one in placed if one[1] >= floor_of(one[0])]
             events = [
@@ -66,37 +69,48 @@ class Feed:
             if left is not None:
                 del events[left:]
                 left -= len(events)
-            position += len(offsets)
-            yield events
+            position += count
+            yield position - 1, events
 
     def stored(self, after: int, last: int, floor_of: FloorOf | None) -> Iterator[list[StoredEvent]]:
         """All events behind a position up to a last one, some at once. Those of one commit lie in one frame."""
         position = after + 1
         while position <= last:
-            offsets, placed = self._placed(position, min(_BATCH, last - position + 1))
-            position += len(offsets)
+            count, offsets, placed = self._placed(position, min(_BATCH, last - position + 1))
+            position += count
             yield [
                 StoredEvent(key.decode(), sequence, timestamp, payload, place, offset - distance)
                 for (key, sequence, place, timestamp, payload, distance), offset in zip(placed, offsets, strict=True)
                 if floor_of is None or sequence >= floor_of(key)
             ]
 
-    def _placed(self, first: int, count: int) -> tuple[list[int], list[Placed]]:
-        """The first of so many events from a position on, as far as they are read at once, and where they lie."""
-        offsets = self._offsets(first, count)
-        del offsets[max(1, bisect_left(offsets, offsets[0] + _BATCH_BYTES)) :]
-        placed = self._log.read_placed(offsets)
-        self._check(first, placed, offsets)
-        return offsets, placed
+    def _placed(self, first: int, count: int) -> tuple[int, list[int], list[Placed]]:
+        """The first of so many events from a position on, as far as they are read at once, and where they lie.
 
-    def _check(self, first: int, placed: list[Placed], offsets: list[int]) -> None:
-        for position, (found, offset) in enumerate(zip(placed, offsets, strict=True), first):
+        And how many positions that are; some may have no event any more.
+        """
+        words = self._offsets(first, count)
+        offsets = [word for word in words if not word & 1]
+        if not offsets:
+            return len(words), [], []
+        positions: Sequence[int] = range(first, first + len(words))
+        if len(offsets) < len(words):
+            positions = [position for position, word in zip(positions, words, strict=True) if not word & 1]
+        end = max(1, bisect_left(offsets, offsets[0] + _BATCH_BYTES))
+        covered = len(words) if end >= len(offsets) else positions[end] - first
+        del offsets[end:]
+        placed = self._log.read_placed(offsets)
+        self._check(positions, placed, offsets)
+        return covered, offsets, placed
+
+    def _check(self, positions: Sequence[int], placed: list[Placed], offsets: list[int]) -> None:
+        for position, found, offset in zip(positions, placed, offsets, strict=False):
             if found[2] != position:
                 raise self._log.damage(offset, f"the event at position {position:,} ought to be here")
 
     def offset(self, position: int) -> int:
-        """Where the event at this position lies."""
-        return self._offsets(position, 1)[0]
+        """Where the event at this position lies; where it is no more, what `Positions` leads to in its place, or 0."""
+        return offset_by(self._offsets(position, 1)[0])
 
     def _offsets(self, first: int, count: int) -> list[int]:
         """Those of the first positions of so many that are in one segment, at least one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from maestro_shm.shared.frame import FLOOR
-from maestro_shm.shared.header import TRUNCATED
+from maestro_shm.shared.header import NEWEST_FLOOR
 from maestro_shm.shared.index import Index
 from maestro_shm.shared.log import Log
 
@@ -30,20 +30,20 @@ class Floors:
         self._index = index
         self._log = log
         self._known: dict[bytes, tuple[int, int, int]] = {}
-        """How many events were truncated when it was looked up, and the offset and sequence of the newest floor."""
+        """Which floor was the newest of all when it was looked up; the offset and sequence of the stream's newest."""
 
     @property
-    def truncated(self) -> int:
-        """How many events of all streams were truncated."""
-        return self._words[TRUNCATED]
+    def are_there(self) -> bool:
+        """Whether there are any."""
+        return self._words[NEWEST_FLOOR] != 0
 
     def get(self, key: bytes, published: int) -> int:
         """Below which sequence number the events of a stream are truncated, going by what is published; or 0."""
-        truncated = self._words[TRUNCATED]
-        if not truncated:
+        newest_of_all = self._words[NEWEST_FLOOR]
+        if not newest_of_all:
             return 0
         known = self._known.get(key)
-        if known is not None and known[0] == truncated and known[1] < published:
+        if known is not None and known[0] == newest_of_all and known[1] < published:
             return known[2]
         word = self._index.find(FLOOR, key)
         newest = offset = self._index.words[word] if word is not None else 0
@@ -53,5 +53,5 @@ class Floors:
         if offset == newest:  # or an older cut is read, which says nothing of newer ones
             if len(self._known) >= _CACHED:
                 self._known.clear()
-            self._known[key] = truncated, offset, found
+            self._known[key] = newest_of_all, offset, found
         return found

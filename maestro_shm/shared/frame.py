@@ -185,3 +185,11 @@ def unpack_records(buffer: bytes, frame: Frame) -> Iterator[Record]:
         key, payload = buffer[start + RECORD_HEADER.size : key_end], buffer[key_end : start + size]
         yield Record(frame.offset + start, kind, key, sequence, previous, position, timestamp, payload)
         start += (size + 7) & ~7
+
+
+def dead_by(record: Record) -> int:
+    """About how many bytes of the log nobody needs any more by a record, as `Draft.dead` counts them."""
+    if record.kind == FLOOR:
+        return int(TRUNCATED.unpack(record.payload)[3])
+    is_replacing = record.previous and record.kind in (SNAPSHOT, ENTRY)
+    return RECORD_HEADER.size + len(record.key) + len(record.payload) if is_replacing else 0

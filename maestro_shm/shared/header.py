@@ -23,7 +23,7 @@ FORMAT_VERSION: Final = 2
 (
     MAGIC_WORD,
     FORMAT,
-    INCARNATION,  # counts resets; part of the other files' names
+    INCARNATION,  # counts resets and compactions; part of the other files' names
     EPOCH,  # counts servers
     BOOT_HIGH,
     BOOT_LOW,
@@ -40,7 +40,12 @@ FORMAT_VERSION: Final = 2
 ) = range(16)
 GENERATION: Final = 16  # of the index; with PUBLISHED all that a read looks at, in a cache line of its own
 PUBLISHED: Final = 17
-TRUNCATED: Final = 18  # how many events were truncated; who reads looks at it before any floor
+NEWEST_FLOOR: Final = 18  # its offset; who reads looks here before any floor, and for 0 no further
+COMPACTIONS: Final = 19  # how many of the incarnations are no others to those who use the store
+SHORTER: Final = 20  # by how many bytes the log would be longer without its compactions
+COMPACTED: Final = 21  # the log up to this offset has only what was live when it was compacted
+DEAD: Final = 22  # about how many bytes of the log nobody needs any more
+TRUNCATED: Final = 23  # how many of the events up to LAST_POSITION are no more
 
 RETIRED: Final = 2**64 - 1
 """As generation: these files are no longer the store's; it was reset or destroyed."""
@@ -64,6 +69,11 @@ def open_header(directory: Path, *, writable: bool = False) -> MappedFile:
     if header is not None:
         header.close()
     raise StoreUnavailableError(str(directory), _why_not(version))
+
+
+def era(words: memoryview) -> int:
+    """Counts resets: what is the same for those who use the store though its files are others."""
+    return words[INCARNATION] - words[COMPACTIONS]
 
 
 def is_known(words: memoryview) -> bool:

@@ -35,6 +35,7 @@ from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
     CLOCK,
+    DEAD,
     DISK_FAILED,
     DURABLE,
     EPOCH,
@@ -42,18 +43,25 @@ from maestro_shm.shared.header import (
     INCARNATION,
     LAST_POSITION,
     MAX_COMMIT_BYTES,
+    NEWEST_FLOOR,
     PUBLISHED,
+    RETIRED,
     SERVER_PID,
+    SHORTER,
     TRUNCATED,
     WAITS_FOR_DISK,
 )
 from maestro_shm.shared.heads import Heads
 from maestro_shm.shared.index import Claim
+from maestro_shm.shared.log import START
 from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.outcomes import Answer, Outcomes
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row, key_of, read_key, refusal, stale
+from maestro_shm.shared.succession import Succession
 from maestro_shm.shared.truncation import truncation
 
+_LARGE: Final = 64 << 20
+"""Bytes from which on a log is compacted by itself."""
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
 
@@ -74,6 +82,7 @@ class Journal:
         self.is_unsettled = False
         """There are commits that are neither on the disk nor published."""
         self._disk_error: DiskError | None = None
+        self._succession: Succession | None = None
         self.is_broken = False
         """A commit or reset failed half-way. The server has to leave, so that the next one's recovery undoes it."""
         self._use(files)
@@ -116,8 +125,8 @@ class Journal:
 
     @property
     def incarnation(self) -> int:
-        """Which one it is of the store's; a reset begins the next."""
-        return self._words[INCARNATION]
+        """Which one it is of the store's, as those count who use it; a reset begins the next."""
+        return head.era(self._words)
 
     @property
     def last_position(self) -> int:
@@ -128,6 +137,11 @@ class Journal:
     def published(self) -> int:
         """The offset where the log ends for readers."""
         return self._words[PUBLISHED]
+
+    @property
+    def mark(self) -> int:
+        """A number that rises with each commit that is published; where it would be without compactions."""
+        return self._words[SHORTER] + self._words[PUBLISHED]
 
     def commit_events(self, commit_id: bytes, rows: Sequence[Row], resent: object) -> Answer:
         """Store the events of one commit, and return the position of the first and the timestamps of all.
@@ -235,12 +249,22 @@ class Journal:
         self._append(draft, commit_id, self._written[2] + 1)
         return True
 
-    def truncate_anew(self, commit_id: bytes, aggregate_id: str, first_sequence: int) -> None:
-        """The same with what there is in this log: for who copies another one. Raises as that does."""
+    def truncate_anew(self, commit_id: bytes, aggregate_id: str, first_sequence: int, of_stream: int) -> None:
+        """Truncate in this log what was in another one, by so many events of the stream: for who copies it.
+
+        Without a snapshot that covers them only if not all of them are there, so that the stream cannot be whole.
+        """
         key = key_of(aggregate_id)
-        former = max(self._heads.get(FLOOR, key)[2], 0)
-        if found := truncation(self._files.log, self._heads.get(EVENT, key)[1], former, first_sequence):
-            self.truncate(commit_id, aggregate_id, *found, resent=False)
+        before, newest = self._heads.get(FLOOR, key), self._heads.get(EVENT, key)
+        found = truncation(self._files.log, newest[1], 0, first_sequence)
+        _, going, count, size = found or (0, 0, 0, 0)
+        covered = self._heads.get(SNAPSHOT, key)[2]
+        if count == of_stream and covered < going - 1:
+            raise TruncationError(aggregate_id, going - 1, None if covered < 0 else covered)
+        figures = count, of_stream, self._words[TRUNCATED] + count, size
+        draft = self._draft(lambda draft: draft_floor(draft, self._clock, key, before, first_sequence, figures))
+        head.raise_format(self._files.header)
+        self._append(draft, commit_id, self._written[2] + 1)
 
     def wind_clock(self, timestamp: int) -> None:
         """Give the next timestamp above this one: for who copies a log."""
@@ -270,6 +294,7 @@ class Journal:
         """Forget everything. Readers go over to the new incarnation by themselves. Raises `StoreFullError`."""
         self._check_may_write()
         self.settle()
+        self.give_up_going_over()
         former = self._files
         with head.noting_disk_failure(self._words):
             fresh = recovery.create_next(self.directory, self._words)
@@ -285,6 +310,73 @@ class Journal:
             raise
         former.close()
         recovery.sweep(self.directory, keep=self._words[INCARNATION])
+
+    @property
+    def is_mostly_dead(self) -> bool:
+        """Whether so much of a large log is needed by nobody that a compaction is worth its time."""
+        return self._written[3] >= _LARGE and self._words[DEAD] * 2 > self._written[3]
+
+    def goes_over(self) -> bool:
+        """Whether the next set of files is nearly there."""
+        return self._succession is not None
+
+    def adopt(self, number: int, epoch: int, source_end: int) -> None:
+        """Begin to go over to the next set of files, into which the log was copied up to an offset.
+
+        Raises `StoreUnavailableError` if they were made of other files than the present ones.
+        """
+        self._check_may_write()
+        if (number, epoch) != (self._words[INCARNATION] + 1, self.epoch) or self._succession is not None:
+            raise StoreUnavailableError(str(self.directory), "it was reset or compacted since its files were copied")
+        if type(source_end) is not int or not START <= source_end <= self._words[PUBLISHED]:
+            raise InvalidEventError(f"the log was not copied up to {shown(source_end)}")
+        try:
+            self._succession = Succession(self.directory, self._words, self._files.log, source_end)
+        except BaseException as error:
+            recovery.sweep(self.directory, keep=self._words[INCARNATION])
+            if isinstance(error, FileNotFoundError):
+                raise StoreUnavailableError(str(self.directory), f"what was copied is not there: {error}") from None
+            raise
+
+    def go_over(self) -> recovery.WriterFiles | None:
+        """Do a little of that. The store goes on with the present files if it fails; raises why.
+
+        When it is done the former files come back, to be closed by the caller: that takes long for large ones.
+        """
+        if self._succession is None or self.is_unsettled:
+            return None
+        try:
+            self._check_may_write()
+            return self._go_over_to(self._succession) if self._succession.advance() else None
+        except BaseException:
+            if not self.is_broken:  # else it is too late
+                self.give_up_going_over()
+            raise
+
+    def give_up_going_over(self) -> None:
+        """Stay with the present files."""
+        succession, self._succession = self._succession, None
+        if succession is not None:
+            succession.close()
+            recovery.sweep(self.directory, keep=self._words[INCARNATION])
+
+    def former_files(self) -> list[Path]:
+        """What is left of sets of files that were replaced; to be removed by the caller, which takes long, too."""
+        return [path for path, _, number in recovery.data_files(self.directory) if number < self._words[INCARNATION]]
+
+    def _go_over_to(self, succession: Succession) -> recovery.WriterFiles:
+        former = self._files
+        with head.noting_disk_failure(self._words):
+            succession.complete()
+        try:
+            with head.noting_disk_failure(succession.files.header.words):
+                recovery.succeed(self.directory, former.header)
+        except BaseException:
+            self.is_broken = former.header.words[GENERATION] == RETIRED
+            raise
+        self._succession = None
+        self._use(succession.files)
+        return former
 
     def retire(self) -> None:
         """Tell every reader that the store is no more, and the disk, before its files go."""
@@ -305,6 +397,8 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the files."""
+        if self._succession is not None:
+            self._succession.close()
         self._files.close()
 
     def _use(self, files: recovery.WriterFiles) -> None:
@@ -394,8 +488,10 @@ class Journal:
             if following:
                 tables.store(following, [head[1] for heads in draft.heads.values() for head in heads.values()])
             files.positions.put(first_position, draft.offsets)
-            if draft.truncated:
-                self._words[TRUNCATED] = draft.truncated
+            if draft.floor:
+                self._words[TRUNCATED], self._words[NEWEST_FLOOR] = draft.truncated, draft.floor
+            if draft.dead:
+                self._words[DEAD] += draft.dead
             self._latest = latest
             self._written = self._clock.last, aggregates, last_position, end
             if self._waits_for_disk:

@@ -37,6 +37,49 @@ _PROGRAM: Final = (
 )
 
 
+_COMPACTION: Final = (
+    "import sys\nsys.path += sys.argv[2:]\nfrom maestro_shm.shared.compactor import main\nmain(sys.argv[1])\n"
+)
+
+
+class Compactor:
+    """A process that compacts a store, beside its server."""
+
+    def __init__(self, directory: Path, output: int = subprocess.DEVNULL) -> None:
+        """Start it. Where nobody asks for its output, what it complains of goes where our own complaints do."""
+        # As a server is started, see below.
+        command = [_executable(directory), "-I", "-S", "-c", _COMPACTION, str(directory), *_import_paths()]
+        try:
+            self.process: Final = subprocess.Popen(  # noqa: S603 (our own program)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=None if output == subprocess.DEVNULL else subprocess.STDOUT,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise StoreUnavailableError(str(directory), f"cannot start what compacts it: {error}") from None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more."""
+        return self.process.poll() is not None
+
+
+def compact(directory: Path) -> None:
+    """Let a process compact a store, and return when it has. Raises what it failed with; ends it when interrupted."""
+    with Compactor(directory, subprocess.PIPE).process as process:
+        try:
+            said, _ = process.communicate()
+        finally:
+            process.kill()
+    if not said.endswith(READY):
+        _raise_what_it_said(said)
+        reason = said.decode(errors="replace").strip() or "its process ended and said nothing"
+        raise StoreUnavailableError(str(directory), f"it was not compacted: {reason}")
+
+
 def launch(directory: Path, deadline: float) -> None:
     """Start a server for the store and return when it listens. Raises what kept it from starting."""
     executable = _executable(directory)

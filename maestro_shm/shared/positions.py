@@ -1,4 +1,8 @@
-"""From the position of an event to its offset in the log: one word for each, in segments."""
+"""From the position of an event to its offset in the log: one word for each, in segments.
+
+Where an event was truncated, and its space is used again, there is a hole: the offset of another event of its commit,
+or else of the last one before, or 0; and one more. Offsets are multiples of 8.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,21 @@ _WORD: Final = 8
 _INDEX_BITS: Final = _SEGMENT_BITS - 3
 _INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
 _FIRST_STEP: Final = 1 << 16
+
+
+def hole(offset: int) -> int:
+    """The word of a position without an event."""
+    return offset | 1
+
+
+def is_hole(word: int) -> bool:
+    """Whether there is no event any more."""
+    return bool(word & 1)
+
+
+def offset_by(word: int) -> int:
+    """The offset of the event that a word leads to; of another one where it is a hole, or 0."""
+    return word & ~1
 
 
 class Positions:
@@ -33,7 +52,7 @@ class Positions:
         return self._segments.missing((last_position + 1) * _WORD) is None
 
     def offset(self, position: int) -> int:
-        """Where the event at this position lies; it exists, or is at least reserved."""
+        """Where the event at this position lies, or a hole; it exists, or is at least reserved."""
         return self._segments.open(position >> _INDEX_BITS).words[position & _INDEX_MASK]
 
     def offsets(self, first: int, count: int) -> list[int]:
@@ -68,6 +87,27 @@ class Positions:
         files = self._segments.files
         for position, offset in enumerate(offsets, first_position):
             files[position >> _INDEX_BITS].words[position & _INDEX_MASK] = offset
+
+    def put_apart(self, last: int, first: int, placed: Sequence[tuple[int, int]]) -> None:
+        """Store where the events of a commit lie of which some are no more, by rising positions.
+
+        `last` is the last position before that has an event, `first` the one that the commit began with.
+        """
+        if not placed:
+            return
+        before = offset_by(self.offset(last)) if last else 0
+        self._fill(last + 1, min(first, placed[0][0]), hole(before))
+        self._fill(max(first, last + 1), placed[0][0], hole(placed[0][1]))
+        end = placed[0][0]
+        for position, offset in placed:
+            self._fill(end, position, hole(before))
+            self._fill(position, position + 1, offset)
+            before, end = offset, position + 1
+
+    def _fill(self, start: int, end: int, word: int) -> None:
+        files = self._segments.files
+        for position in range(start, end):
+            files[position >> _INDEX_BITS].words[position & _INDEX_MASK] = word
 
     def close(self) -> None:
         """Unmap everything."""

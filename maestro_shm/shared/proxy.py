@@ -115,6 +115,16 @@ class StoreProxy(managers.BaseProxy):
         content = [aggregate_id, former, first_sequence, count, size]
         return self._commit("truncate", content, content, _whether_done)
 
+    def adopt(self, number: int, epoch: int, source_end: int) -> None:
+        """Let the server go over to the next set of files, into which its log was copied up to an offset."""
+        self._begin_if_forked()
+        self._call(next(self._identity[1]), "adopt", [number, epoch, source_end])
+
+    def goes_over(self) -> bool:
+        """Whether it is at that still."""
+        self._begin_if_forked()
+        return bool(self._call(next(self._identity[1]), "goes_over", []))
+
     def reset(self) -> None:
         """Forget everything."""
         self._begin_if_forked()
@@ -234,12 +244,12 @@ class StoreProxy(managers.BaseProxy):
     def _call(self, number: int, method: str, arguments: list[Any], meanwhile: Callable[[], None] | None = None) -> Any:
         """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`.
 
-        The last of the arguments, where there are any, says whether they may have been sent before.
+        The last of the arguments, if it is a bool, says whether they may have been sent before.
         """
         deadline = time.monotonic() + self._timeout
         message = [number, "journal" if method in wire.METHODS else None, method, arguments]
         for again in (False, True, True, True):
-            if again and arguments:
+            if again and arguments and type(arguments[-1]) is bool:
                 arguments[-1] = True
             try:
                 line = self._at_rest.pop()

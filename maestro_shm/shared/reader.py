@@ -78,7 +78,7 @@ class Reader:
 
     def cut(self) -> LogCut:
         """The newest state, to be read from for as long as it takes."""
-        return LogCut(*self._cut(), self._directory)
+        return LogCut(*self._cut(), self._directory, self._cut)
 
     def truncation(self, aggregate_id: str, before: int) -> Truncation | None:
         """What of the stream would go if what is below a sequence number did; None for nothing."""

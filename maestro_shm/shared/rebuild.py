@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from maestro_shm.clock import MAX_TIMESTAMP
-from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError, TruncationError
+from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError, StoreError, TruncationError
+from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import recovery
 from maestro_shm.shared.damage import Hole, Refusal, Report, Shift
@@ -39,8 +40,12 @@ def rebuild(directory: Path, settings: Settings, found: Diagnosis, report: Repor
         journal = Journal(directory, files)
         with closing(Salvage(directory, found.incarnation)) as salvage:
             copy = _Copy(journal, words, salvage, report)
-            for piece in Survey(salvage, found.ends).live():
-                copy.add(piece)
+            survey = Survey(salvage, found.ends)
+            gaps = 0
+            for piece in survey.live():
+                copy.add(piece, is_behind_gap=len(survey.gaps) > gaps)
+                gaps = len(survey.gaps)
+            copy.put_floors()
         if found.last_position is not None:
             copy.expect(found.last_position + 1)
         words[head.CLOCK] = max(words[head.CLOCK], found.clock)
@@ -63,21 +68,45 @@ class _Copy:
         self._shift = 0
         self._saved: dict[bytes, tuple[int, int]] = {}
         """Offset and sequence of each stream's newest record that was saved."""
+        self._floors: dict[bytes, tuple[Piece, Record]] = {}
+        """The newest of each stream."""
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Piece, *, is_behind_gap: bool) -> None:
         """Commit what a frame holds, or report why it cannot be."""
         assert piece.frame is not None  # noqa: S101 (for the type checker)
-        self.expect(piece.frame.first_position)
+        if is_behind_gap:  # else what positions are missing was truncated, and given back by a compaction
+            self.expect(piece.frame.first_position)
         self._next_position = piece.next_position or self._next_position
+        if [record.kind for record in piece.records] == [FLOOR]:
+            self._floors[piece.records[0].key] = piece, piece.records[0]
+            return
         try:
             position = self._commit(piece.frame.commit_id, piece.records)
-        except (InvalidEventError, InvalidEntryError, ConflictError, TruncationError) as error:
-            path = str(self._salvage.path(piece.start >> SEGMENT_BITS))
-            self._report.refusals.append(Refusal(path, piece.start % SEGMENT_SIZE, str(error)))
+        except (InvalidEventError, InvalidEntryError, ConflictError) as error:
+            self._refuse(piece, error)
             return
         self._report.commits += 1
         if position is not None:
-            self._note_events(piece.records, piece.frame.first_position, position)
+            self._note_events(piece.records, position)
+
+    def put_floors(self) -> None:
+        """Truncate again what was; at the end, when the snapshots are there that newer ones have replaced.
+
+        Where a stream's snapshot is lost and all of its truncated events are there, they are shown again.
+        """
+        for piece, floor in self._floors.values():
+            assert piece.frame is not None  # noqa: S101 (for the type checker)
+            _, of_stream, _, _ = frames.TRUNCATED.unpack(floor.payload)
+            try:
+                aggregate_id = _aggregate_id(floor.key)
+                self._journal.truncate_anew(piece.frame.commit_id, aggregate_id, floor.sequence, of_stream)
+                self._report.commits += 1
+            except (InvalidEventError, TruncationError) as error:
+                self._refuse(piece, error)
+
+    def _refuse(self, piece: Piece, error: StoreError) -> None:
+        path = str(self._salvage.path(piece.start >> SEGMENT_BITS))
+        self._report.refusals.append(Refusal(path, piece.start % SEGMENT_SIZE, str(error)))
 
     def expect(self, position: int) -> None:
         """Report what is missing in front of the event that had this position, or would have got it next."""
@@ -94,10 +123,6 @@ class _Copy:
             if not self._journal.commit_snapshot(commit_id, key, snapshot.sequence, snapshot.payload, resent=False):
                 raise InvalidEventError("there is a snapshot that is not older", key, snapshot.sequence)
             return None
-        if kinds == [FLOOR]:
-            (floor,) = records
-            self._journal.truncate_anew(commit_id, _aggregate_id(floor.key), floor.sequence)
-            return None
         if not {EVENT, ENTRY, TABLE}.issuperset(kinds):
             raise InvalidEventError("a commit holds events and changes of tables, or one snapshot, or one truncation")
         events = [record for record in records if record.kind == EVENT]
@@ -112,12 +137,13 @@ class _Copy:
         if late:
             self._journal.wind_clock(late[0] - 1)
 
-    def _note_events(self, records: list[Record], former_position: int, position: int) -> None:
+    def _note_events(self, records: list[Record], first_position: int) -> None:
         events = [record for record in records if record.kind == EVENT]
         self._report.events += len(events)
-        if (shift := former_position - position) != self._shift:
-            self._shift = shift
-            self._report.shifts.append(Shift(former_position, shift))
+        for position, record in enumerate(events, first_position):
+            if (shift := record.position - position) != self._shift:
+                self._shift = shift
+                self._report.shifts.append(Shift(record.position, shift))
         for record in events:
             offset, sequence = self._saved.get(record.key, (0, None))
             if record.previous not in (0, offset):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -27,13 +28,15 @@ from maestro_shm.shared.frame import EVENT, FLOOR, Frame, Record
 from maestro_shm.shared.header import RETIRED
 from maestro_shm.shared.index import GrowingIndex, Index
 from maestro_shm.shared.log import START, Log
-from maestro_shm.shared.mapped import MappedFile, flush_directory, flush_file
+from maestro_shm.shared.mapped import MappedFile, flush_directory, flush_file, room_for
 from maestro_shm.shared.positions import Positions
 
 UNFINISHED: Final = head.NAME + ".new"
 REPLACED: Final = "damaged-"
 """What the name of the directory begins with to which a repair moves the files that it replaces."""
 REPLACED_HEADER: Final = head.NAME + ".replaced"
+SUCCESSOR: Final = "compaction"
+"""The directory in which the next set of files is made, while the present one is used."""
 _DATA: Final = re.compile(r"(log|positions|index)-(\d+)-\d+")
 
 
@@ -78,7 +81,14 @@ def logs(directory: Path) -> set[int]:
 
 
 def create(
-    directory: Path, *, incarnation: int, epoch: int, clock: int, max_commit_bytes: int, waits_for_disk: bool
+    directory: Path,
+    *,
+    incarnation: int,
+    epoch: int,
+    clock: int,
+    max_commit_bytes: int,
+    waits_for_disk: bool,
+    index_capacity: int = tables.SMALLEST,
 ) -> WriterFiles:
     """The files of a new incarnation, empty, under the unfinished name. Raises `StoreFullError`; leaves nothing."""
     sweep(directory, keep=incarnation - 1)
@@ -97,7 +107,7 @@ def create(
         # Before there is a log: without this one's name that would look like one that has lost its header.
         header.flush()
         flush_directory(directory)
-        files = _begin_files(directory, header)
+        files = _begin_files(directory, header, index_capacity)
         words[head.MAGIC_WORD] = head.MAGIC
     except BaseException:
         sweep(directory, keep=incarnation - 1)
@@ -115,9 +125,66 @@ def create_next(directory: Path, former: memoryview) -> WriterFiles:
         max_commit_bytes=former[head.MAX_COMMIT_BYTES],
         waits_for_disk=bool(former[head.WAITS_FOR_DISK]),
     )
+    files.header.words[head.COMPACTIONS] = former[head.COMPACTIONS]
     if is_of_this_boot(former):
         files.header.words[head.DISK_FAILED] = former[head.DISK_FAILED]
     return files
+
+
+def create_successor(directory: Path, former: memoryview, index_capacity: int) -> WriterFiles:
+    """The next set of files for the same store, empty, in a directory of their own, where nobody else looks."""
+    successor = directory / SUCCESSOR
+    with room_for(successor, 0):
+        successor.mkdir(mode=0o700, exist_ok=True)
+    files = create(
+        successor,
+        incarnation=former[head.INCARNATION] + 1,
+        epoch=former[head.EPOCH],
+        clock=former[head.CLOCK],
+        max_commit_bytes=former[head.MAX_COMMIT_BYTES],
+        waits_for_disk=bool(former[head.WAITS_FOR_DISK]),
+        index_capacity=index_capacity,
+    )
+    files.header.words[head.FORMAT] = head.FORMAT_VERSION
+    return files
+
+
+def take_over(directory: Path, former: memoryview) -> WriterFiles:
+    """Open those files, for who writes the present ones, beside them: unfinished as yet."""
+    successor = directory / SUCCESSOR
+    (successor / UNFINISHED).replace(directory / UNFINISHED)  # first, since it tells that the others are unfinished
+    header = MappedFile.open(directory / UNFINISHED, writable=True)
+    words = header.words
+    _discard(successor, "index", keep=_table_path(successor, words))
+    for path, _, _ in list(data_files(successor)):
+        path.replace(directory / path.name)
+    successor.rmdir()
+    if words[head.INCARNATION] != former[head.INCARNATION] + 1 or words[head.MAGIC_WORD] != head.MAGIC:
+        raise CorruptLogError(str(header.path), 0, "it is not of the next set of files")
+    log = Log(directory, words[head.INCARNATION], writable=True)
+    log.check(words[head.PUBLISHED])
+    log.resume(words[head.PUBLISHED])
+    positions = Positions(directory, words[head.INCARNATION], writable=True)
+    positions.resume(words[head.LAST_POSITION])
+    table = Index.open(_table_path(directory, words), log, writable=True)
+    return WriterFiles(header, log, positions, GrowingIndex(directory, words, log, table))
+
+
+def succeed(directory: Path, former: MappedFile) -> None:
+    """Let files that were taken over be those of the store. Raises `DiskError`; they are if no header is unfinished.
+
+    Whoever reads the former ones goes over when they are told so; until then nobody has written to the new ones. Who is
+    killed in between leaves that to recovery.
+    """
+    (directory / REPLACED_HEADER).unlink(missing_ok=True)
+    (directory / REPLACED_HEADER).hardlink_to(directory / head.NAME)
+    flush_directory(directory)
+    try:
+        publish(directory)
+    finally:
+        if not (directory / UNFINISHED).exists():
+            former.words[head.GENERATION] = RETIRED
+            (directory / REPLACED_HEADER).unlink()
 
 
 def flush_names(directory: Path) -> None:
@@ -160,6 +227,7 @@ def _recover(directory: Path, header: MappedFile) -> WriterFiles:
     log = Log(directory, incarnation, writable=True)
     positions = Positions(directory, incarnation, writable=True)
     log.check(words[head.PUBLISHED])
+    shutil.rmtree(directory / SUCCESSOR, ignore_errors=True)
     with head.bearing_disk_failure(words):
         sweep(directory, keep=incarnation)  # not before: a damaged header may tell of another incarnation
     _discard(directory, "index", keep=_table_path(directory, words))
@@ -189,7 +257,15 @@ def sweep(directory: Path, *, keep: int) -> None:
 
 
 def retire_replaced(directory: Path) -> None:
-    """Tell the readers of files that a repair replaced. One that was killed meanwhile may not have done so."""
+    """Tell the readers of files that a repair or a compaction replaced.
+
+    One that was killed meanwhile may not have done so.
+    """
+    replaced = directory / REPLACED_HEADER
+    if replaced.exists():
+        if not replaced.samefile(directory / head.NAME):
+            head.retire_at(replaced)
+        replaced.unlink()
     for path in directory.glob(f"{REPLACED}*/{REPLACED_HEADER}"):
         if not path.samefile(directory / head.NAME):  # else it was killed before it replaced them
             head.retire_at(path)
@@ -213,13 +289,13 @@ def _table_path(directory: Path, words: tables.Numbers) -> Path:
     return tables.path(directory, words[head.INCARNATION], words[head.GENERATION])
 
 
-def _begin_files(directory: Path, header: MappedFile) -> WriterFiles:
+def _begin_files(directory: Path, header: MappedFile, index_capacity: int) -> WriterFiles:
     incarnation = header.words[head.INCARNATION]
     log = Log(directory, incarnation, writable=True)
     positions = Positions(directory, incarnation, writable=True)
     log.create()
     positions.reserve(0)
-    table = Index.create(_table_path(directory, header.words), log)
+    table = Index.create(_table_path(directory, header.words), log, index_capacity)
     return WriterFiles(header, log, positions, GrowingIndex(directory, header.words, log, table))
 
 
@@ -308,7 +384,15 @@ def _rebuild(directory: Path, words: memoryview, log: Log, positions: Positions,
     if draft[head.PUBLISHED] < least:
         raise log.damage(draft[head.PUBLISHED], f"the log ends here, but {least:,} bytes had been stored")
     # A reader that sees the new end must see the new table.
-    for word in (head.EPOCH, head.CLOCK, head.LAST_POSITION, head.AGGREGATES, head.TRUNCATED):
+    for word in (
+        head.EPOCH,
+        head.CLOCK,
+        head.LAST_POSITION,
+        head.AGGREGATES,
+        head.TRUNCATED,
+        head.NEWEST_FLOOR,
+        head.DEAD,
+    ):
         words[word] = draft[word]
     for word in (head.GENERATION, head.PUBLISHED):
         words[word] = draft[word]
@@ -332,6 +416,7 @@ def _note_boot(words: memoryview) -> None:
 def _replay(draft: list[int], log: Log, positions: Positions, index: GrowingIndex) -> None:
     end, epoch = START, 0
     draft[head.LAST_POSITION] = draft[head.AGGREGATES] = draft[head.TRUNCATED] = 0
+    draft[head.NEWEST_FLOOR] = draft[head.DEAD] = 0
     positions.reserve(0)
     for frame, records in log.whole_frames(START):
         if frame.epoch < epoch:
@@ -353,10 +438,13 @@ def _replay_frame(
     tables.store(index.claim(newest), newest.values())
     if events := [record for record in records if record.kind == EVENT]:
         positions.reserve(events[-1].position)
-        positions.put(events[0].position, [event.offset for event in events])
+        placed = [(event.position, event.offset) for event in events]
+        positions.put_apart(draft[head.LAST_POSITION], frame.first_position, placed)
+        draft[head.LAST_POSITION] = events[-1].position
+    draft[head.DEAD] += sum(map(frames.dead_by, records))
     for record in records:
         if record.kind == FLOOR:
+            draft[head.NEWEST_FLOOR] = record.offset
             _, _, draft[head.TRUNCATED], _ = frames.TRUNCATED.unpack(record.payload)
-    draft[head.LAST_POSITION] += len(events)
     draft[head.AGGREGATES] = frame.aggregates
     draft[head.CLOCK] = max(draft[head.CLOCK], *(record.timestamp for record in records))

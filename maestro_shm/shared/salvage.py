@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from maestro_shm.options import LARGEST_COMMIT_BYTES
 from maestro_shm.shared import frame as frames
-from maestro_shm.shared.frame import EVENT, FRAME_HEADER, KINDS, RECORD_HEADER, Frame, Record
+from maestro_shm.shared.frame import FRAME_HEADER, KINDS, RECORD_HEADER, Frame, Record
 from maestro_shm.shared.log import FILE_MARK, SEGMENT_BITS, SEGMENT_SIZE, START, frame_at, is_skip, next_segment
 from maestro_shm.shared.mapped import PAGE
 
@@ -51,7 +51,8 @@ class Piece(NamedTuple):
         """The position of the first event behind this commit; None in a mark and in a void frame."""
         if self.frame is None or not self.records:
             return None
-        return self.frame.first_position + sum(record.kind == EVENT for record in self.records)
+        # Some of its events may be gone.
+        return max((self.frame.first_position, *(record.position + 1 for record in self.records)))
 
 
 class Salvage:
@@ -136,7 +137,7 @@ class Salvage:
         if piece is None or piece.frame is None:
             is_behind_another = self.piece_at(offset, None) is not None
             return offset < self.end and not is_behind_another
-        return piece.frame.first_position == position
+        return piece.frame.first_position >= position  # above it where what was between is truncated
 
     def _open(self, number: int) -> int | None:
         if number != self._number:

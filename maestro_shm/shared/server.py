@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import resource
 import selectors
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import managers
+from pathlib import Path
 from typing import Any, Final
 
 from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import mailboxes, wire
+from maestro_shm.shared import launch, mailboxes, wire
 from maestro_shm.shared.complaints import Complaints
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.incoming import Incoming
@@ -34,6 +37,10 @@ from maestro_shm.shared.waiting import Waiting, Wanted
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
+_GRACE: Final = 60.0
+"""Seconds for which the files that a compaction replaced keep their names."""
+_BETWEEN_COMPACTIONS: Final = 300.0
+"""Seconds between the beginnings of two that nobody asked for, whatever becomes of the first."""
 _MOST_KEPT_FREE: Final = 32
 """Descriptors that no client gets: a log that grows needs some, or nobody could commit any more."""
 
@@ -75,6 +82,9 @@ class LoopServer(managers.Server):
         self._complaints = Complaints()
         self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
         self._idle_since = self._chores_due = time.monotonic()
+        self._sweep_due = math.inf
+        self._compactor: launch.Compactor | None = None
+        self._compaction_due = 0.0
         self._sees_creator = False
         self._leaving = False
         self._store_ends = False
@@ -111,6 +121,8 @@ class LoopServer(managers.Server):
                         self._deal_with(peer, self._open, peer, number)
                 if self._held_back:
                     self._settle()
+                if self.journal.goes_over():
+                    self._go_over()
                 if self._events or self._commits:
                     self._answer_waiting()
                 if (now := time.monotonic()) >= self._chores_due:
@@ -153,7 +165,7 @@ class LoopServer(managers.Server):
 
     def wait_for_commit(self, incarnation: int, offset: int, milliseconds: int) -> Wanted | None:
         """The same for a commit of whatever kind behind this offset."""
-        return self._wanted(self._commits, self.journal.published, incarnation, offset + 1, milliseconds)
+        return self._wanted(self._commits, self.journal.mark, incarnation, offset + 1, milliseconds)
 
     def _wanted(self, among: Waiting, reached: int, *arguments: int) -> Wanted | None:
         if any(type(argument) is not int for argument in arguments):
@@ -163,6 +175,8 @@ class LoopServer(managers.Server):
         return None if is_due else Wanted(among, number, time.monotonic() + milliseconds / 1000)
 
     def _pause(self) -> float:
+        if self.journal.goes_over():
+            return 0.0
         longest = LONGEST_SLEEP if self._owners else _TICK
         if not self._events and not self._commits:
             return longest
@@ -255,13 +269,27 @@ class LoopServer(managers.Server):
                     peer, self._reply, peer, wire.payload_of(wire.refusal(number, error)) if error else reply
                 )
 
+    def _go_over(self) -> None:
+        """Do a little of what is left of a compaction. The former files stay for a while, for cuts that are held.
+
+        To let go of them takes 0.1 ms for each MiB, and to remove them 0.2, so threads do it (which hold no lock then).
+        """
+        try:
+            if (former := self.journal.go_over()) is not None:
+                threading.Thread(target=former.close, daemon=True).start()
+        except (OSError, StoreError):
+            self._complaints.about_exception()
+            if self.journal.is_broken:
+                self._leave()
+        self._sweep_due = time.monotonic() + _GRACE
+
     def _answer_waiting(self) -> None:
         incarnation = self.journal.incarnation
         is_same = incarnation == self._awaited_incarnation
         self._awaited_incarnation = incarnation
         now = time.monotonic()
         due = [*self._events.due(self.journal.last_position if is_same else None, now)]
-        due += self._commits.due(self.journal.published if is_same else None, now)
+        due += self._commits.due(self.journal.mark if is_same else None, now)
         for peer, number in due:
             if peer in self._peers:
                 self._deal_with(peer, self._reply, peer, wire.payload_of([number, True, None]))
@@ -352,11 +380,26 @@ class LoopServer(managers.Server):
             self._drop(peer)
         if self.journal.is_broken or not self._holds_directory():
             self._leave()
-        elif self._settings.creator is None:
+            return
+        self._look_after_compactions(now)
+        if self._settings.creator is None:
             if not self._peers and now - self._idle_since > self._settings.idle_timeout:
                 self._leave()
         elif not self._sees_creator and not creators.is_alive(self._settings.creator):
             self._end_store()
+
+    def _look_after_compactions(self, now: float) -> None:
+        if self._compactor is not None and self._compactor.has_ended:
+            self._compactor = None
+        if now >= self._sweep_due and not self.journal.goes_over():
+            self._sweep_due = math.inf
+            threading.Thread(target=_remove, args=(self.journal.former_files(),), daemon=True).start()
+        if self._compactor is None and now >= self._compaction_due and self.journal.is_mostly_dead:
+            self._compaction_due = now + _BETWEEN_COMPACTIONS
+            try:
+                self._compactor = launch.Compactor(self.journal.directory)
+            except StoreError:
+                self._complaints.about_exception()
 
     def _holds_directory(self) -> bool:
         """Whether the store's directory is still the one that we hold; somebody may have removed it by hand."""
@@ -403,6 +446,11 @@ class StoreManager(managers.BaseManager):
 
     def get_server(self) -> LoopServer:
         return LoopServer(self._registry, self._address, self._authkey, self._serializer)  # type: ignore[attr-defined]
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _is_among_the_last(descriptor: int) -> bool:

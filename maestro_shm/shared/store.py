@@ -24,7 +24,7 @@ from maestro_shm.proposal import Proposal, as_stored, placed, unplaced
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot, in_range
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import election, places
+from maestro_shm.shared import election, launch, places
 from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.file_leases import FileLeases
 from maestro_shm.shared.proxy import StoreProxy
@@ -227,6 +227,13 @@ class SharedStore(Backend):
             except StoreUnavailableError:
                 self._check_open()
                 raise
+
+    def _compact(self) -> None:
+        try:
+            launch.compact(self.directory)
+        except StoreUnavailableError:
+            self._check_open()
+            raise
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         self._wait_by("wait", incarnation, position, deadline, vigil)

@@ -43,6 +43,7 @@ class Survey:
         self.last_position = 0
         self.aggregates = 0
         self.truncated = 0
+        self.has_floors = False
         self.epoch = 0
         self.timestamp = 0
         self.largest = 0
@@ -75,8 +76,11 @@ class Survey:
         assert piece.frame is not None  # noqa: S101 (for the type checker)
         self.end = piece.end
         self.epoch = piece.frame.epoch
-        self.last_position, self.aggregates = _figures_after(piece)
-        self.truncated = max((self.truncated, *_truncated_in(piece)))
+        last_position, self.aggregates = _figures_after(piece)
+        self.last_position = max(self.last_position, last_position)
+        floors = _truncated_in(piece)
+        self.truncated = max((self.truncated, *floors))
+        self.has_floors |= bool(floors)
         self.timestamp = max(self.timestamp, *(record.timestamp for record in piece.records))
         self.largest = max(self.largest, piece.frame.length - FRAME_HEADER.size)
 
@@ -130,7 +134,9 @@ def _has_figures(words: memoryview, found: Survey, salvage: Salvage) -> bool:
     possible = [(found.last_position, found.aggregates), *map(_figures_after, written)]
     positions, aggregates = zip(*possible, strict=True)
     return (
-        words[head.TRUNCATED] in (found.truncated, *(number for piece in written for number in _truncated_in(piece)))
+        (words[head.NEWEST_FLOOR] > 0 or not found.has_floors)
+        and words[head.TRUNCATED]
+        in (found.truncated, *(number for piece in written for number in _truncated_in(piece)))
         and words[head.LAST_POSITION] in positions
         and words[head.AGGREGATES] in aggregates
         and words[head.CLOCK] >= found.timestamp

@@ -16,7 +16,7 @@ from maestro_shm.shared import index as tables
 from maestro_shm.shared.feed import Feed
 from maestro_shm.shared.floors import Floors
 from maestro_shm.shared.frame import ENTRY, EVENT, SNAPSHOT, TABLE, Frame
-from maestro_shm.shared.header import GENERATION, LAST_POSITION, RETIRED, TRUNCATED
+from maestro_shm.shared.header import GENERATION, LAST_POSITION, NEWEST_FLOOR, RETIRED
 from maestro_shm.shared.index import Index
 from maestro_shm.shared.key_list import NO_KEYS, known_after
 from maestro_shm.shared.log import Log
@@ -61,7 +61,9 @@ class View:
         self.index = index
         self.index_words = index.words
         self.generation = generation
-        self.incarnation = header.words[head.INCARNATION]
+        self.incarnation = head.era(header.words)
+        self.shorter = header.words[head.SHORTER]
+        self.compacted = header.words[head.COMPACTED]
         self.feed = Feed(log, positions, lambda: header.words[GENERATION] == generation)
         self.floors = Floors(header.words, index, log)
         self.heads: dict[str, _Head] = {}
@@ -117,9 +119,14 @@ class View:
     ) -> list[Event]:
         """Of a past state, which is of a cut that was taken later, without what was truncated by then."""
         known = self.head(aggregate_id, published)
+        if known is None and taken is not None and complete:
+            # Whether there were any by then, and they are gone, nothing tells.
+            first = self.first_sequence(taken, aggregate_id)
+            if first > max(0, min_sequence) and min_sequence <= max_sequence:
+                raise TruncatedError(aggregate_id, min_sequence, first)
         if known is None or known[2] < min_sequence:
             return []
-        if self.words[TRUNCATED]:
+        if self.words[NEWEST_FLOOR]:
             first = self.first_sequence(taken or published, aggregate_id)
             if first > max(0, min_sequence):
                 if complete and min_sequence <= max_sequence:
@@ -170,11 +177,16 @@ class View:
 
     def position_at(self, published: int, timestamp: int) -> int:
         positions = range(1, self.last_position(published) + 1)
-        return bisect_right(positions, timestamp, key=lambda position: self.frame_of(position).latest)
+        return bisect_right(positions, timestamp, key=self._latest_at)
 
-    def frame_of(self, position: int) -> Frame:
-        """The frame of the commit that has the event at this position."""
-        return self.log.frame_of(self.feed.offset(position))
+    def _latest_at(self, position: int) -> int:
+        frame = self.frame_of(position)
+        return frame.latest if frame else 0
+
+    def frame_of(self, position: int) -> Frame | None:
+        """The frame of the commit that has the event at this position, or the last one before it that is left."""
+        offset = self.feed.offset(position)
+        return self.log.frame_of(offset) if offset else None
 
     def entry(self, published: int, table: str, key: str) -> Entry:
         known = self.entries.get((table, key))

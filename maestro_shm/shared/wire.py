@@ -18,7 +18,7 @@ from maestro_shm import errors
 from maestro_shm.errors import shown
 from maestro_shm.packers import Packers
 
-METHODS: Final = ("commit_events", "commit", "commit_snapshot", "truncate", "reset")
+METHODS: Final = ("commit_events", "commit", "commit_snapshot", "truncate", "reset", "adopt", "goes_over")
 """What a client may call of the journal."""
 SERVER_METHODS: Final = ("destroy", "stop", "mailbox", "commit_each", "wait", "wait_for_commit")
 """What a client may call of the server itself."""
