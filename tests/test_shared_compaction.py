@@ -387,6 +387,39 @@ def test_without_room_the_store_goes_on_as_it_is(books: Books, monkeypatch: pyte
     books.check()
 
 
+def test_a_server_without_room_stays_with_the_present_files(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = 0
+    for number in itertools.count(1):
+        compaction = Compaction(books.directory, 0)
+        compaction.run()
+        books.commit((f"large-{number}", 1, "x" * 800_000), *((f"key-{number}-{other}", 1, "") for other in range(400)))
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        with no_room_from_call(number, monkeypatch):
+            try:
+                finish(books)
+            except StoreFullError:
+                refused += 1
+                assert not books.journal.is_broken
+                assert files(books)[:1] == files_of_number(1)[:1]
+            else:
+                break
+        books.check()
+    assert refused
+    books.check()
+    books.reopen()
+    books.check()
+
+
+def test_what_is_dead_is_counted_alike_by_the_writer_and_after_a_loss_of_power(books: Books) -> None:
+    counted = word(books.directory, head.DEAD)
+    assert 0.2 < counted / books.journal.published < 0.6
+    books.reboot()
+    assert word(books.directory, head.DEAD) == counted
+    books.compact()
+    assert word(books.directory, head.DEAD) == 0
+    assert word(books.directory, head.FORMAT) == 2
+
+
 def test_damage_ends_it(books: Books) -> None:
     with (books.directory / "log-1-000000").open("r+b") as file:
         file.seek(3000)

@@ -14,9 +14,9 @@ number of streams in the store after the commit; `latest` the highest timestamp 
 time can be looked up though callers may give timestamps of the past. The position is 0 where the record is no event. A
 key is an aggregate id in UTF-8; of an entry the table's name, a zero byte, and the entry's key. What a table's name
 leads to are records of which keys came and went. The sequence of these two is a version, which counts from 0. An entry
-without payload is none. The sequence of a floor is that below which the events of its stream are truncated; its payload
-says how many went by it, how many of its stream and how many of all streams have gone by then, and how many bytes those
-had that went by it: four u64.
+without payload is none, and of an event without one only the number is left. The sequence of a floor is that below
+which the events of its stream are truncated; its payload says how many went by it, how many of its stream and how many
+of all streams have gone by then, and how many bytes those had that went by it: four u64.
 
 A frame whose commit was undone is void: its place stays taken, since a reader may be on its way there. Its length is
 odd, and the CRC behind that covers length and epoch alone; both are one word, so that a frame becomes void at once.
@@ -192,4 +192,4 @@ def dead_by(record: Record) -> int:
     if record.kind == FLOOR:
         return int(TRUNCATED.unpack(record.payload)[3])
     is_replacing = record.previous and record.kind in (SNAPSHOT, ENTRY)
-    return RECORD_HEADER.size + len(record.key) + len(record.payload) if is_replacing else 0
+    return (RECORD_HEADER.size + len(record.key) + len(record.payload) + 7) & ~7 if is_replacing else 0
