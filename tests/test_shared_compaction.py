@@ -40,15 +40,21 @@ from maestro_shm.shared.log import SEGMENT_SIZE
 from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.repair import repair
-from maestro_shm.shared.store import SharedStore
+from maestro_shm.shared.store import SharedStore, path_of
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
-    """A store that can be repaired, with something of each kind that is dead, and something that is live."""
-    path = tmp_path / "store"
-    directories.make(path, Settings(1 << 20, 30.0))
-    with Books(path) as made:
+def in_memory() -> Iterator[Path]:
+    """A store's directory in shared memory: who is killed at each line would wait for a disk many times."""
+    with named_target() as target:
+        directories.make(path_of(target), Settings(1 << 20, 30.0))
+        yield path_of(target)
+
+
+@pytest.fixture
+def books(in_memory: Path) -> Iterator[Books]:
+    """A store with something of each kind that is dead, and something that is live."""
+    with Books(in_memory) as made:
         fill(made)
         yield made
 
@@ -151,15 +157,15 @@ def test_of_a_commit_some_of_whose_events_are_gone_the_others_tell_what_became_o
     books.check()
 
 
-def test_large_tables_and_streams_over_several_segments(tmp_path: Path) -> None:
-    with Books(tmp_path, cap=1 << 25) as books:
-        for number in range(1, 9):
+def test_large_tables_and_streams_over_several_segments(in_memory: Path) -> None:
+    with Books(in_memory, cap=1 << 25) as books:
+        for number in range(1, 6):
             books.commit(("large", number, b"x" * (SEGMENT_SIZE // 3)))
             books.change("t", {f"key-{number}-{other}": b"x" for other in range(300)})
-        books.snapshot("large", 7, None)
+        books.snapshot("large", 5, None)
         books.compact(whole_commits=2)
         books.check()
-        books.truncate("large", 7)
+        books.truncate("large", 5)
         books.compact()
         books.check()
         assert books.journal.published < SEGMENT_SIZE
@@ -314,7 +320,7 @@ def test_a_compaction_that_is_killed_at_any_line_leaves_the_store_as_it_is(books
     books.check()
 
 
-@pytest.mark.parametrize(("within", "every"), [("adopt", 2), ("go_over", 3)])
+@pytest.mark.parametrize(("within", "every"), [("adopt", 11), ("go_over", 7)])
 def test_a_server_that_is_killed_while_it_goes_over_leaves_either_set_of_files(
     books: Books, within: str, every: int
 ) -> None:
@@ -352,7 +358,7 @@ def test_a_server_that_is_killed_while_it_goes_over_leaves_either_set_of_files(
 
 def test_a_recovery_that_is_killed_at_any_line_tells_readers_of_files_that_were_replaced(books: Books) -> None:
     sequence = 20
-    for step in itertools.count(1, 2):
+    for step in itertools.count(1, 5):
         compaction = Compaction(books.directory, 0)
         compaction.run()
         books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
@@ -510,6 +516,22 @@ def test_a_disk_that_fails_at_the_last_step_leaves_the_new_files_to_the_next_ser
     books.check()
 
 
+def test_a_server_that_fails_behind_the_last_step_leaves_the_new_files_to_the_next(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compaction = Compaction(books.directory, 0)
+    compaction.run()
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+    monkeypatch.setattr(books.journal, "_use", lambda _: refuse(books.directory))
+    with pytest.raises(DiskError):
+        finish(books)
+    assert books.journal.is_broken
+    books.reopen()
+    assert files(books) == files_of_number(2)
+    books.commit(("a", 21, None))
+    books.check()
+
+
 @pytest.mark.parametrize("step", ["flush_directory", "publish"])
 def test_a_disk_that_fails_before_the_last_step_leaves_the_present_files(
     books: Books, monkeypatch: pytest.MonkeyPatch, step: str
@@ -659,8 +681,8 @@ def test_a_server_that_is_killed_while_a_store_is_compacted_loses_nothing(path: 
             assert [one.sequence for one in store.get_events("a")] == [*range(round_ * 300 + 100, round_ * 300 + 301)]
 
 
-def test_a_feed_that_is_read_for_longer_than_the_former_files_are_there_goes_on(tmp_path: Path) -> None:
-    with Books(tmp_path, cap=1 << 25) as books:
+def test_a_feed_that_is_read_for_longer_than_the_former_files_are_there_goes_on(in_memory: Path) -> None:
+    with Books(in_memory, cap=1 << 25) as books:
         for number in range(1, 13):
             books.commit(("large", number, b"x" * (SEGMENT_SIZE // 5)), ("a", number, None))
         books.snapshot("a", 12, None)

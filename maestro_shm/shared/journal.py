@@ -371,11 +371,11 @@ class Journal:
         try:
             with head.noting_disk_failure(succession.files.header.words):
                 recovery.succeed(self.directory, former.header)
+            self._succession = None
+            self._use(succession.files)
         except BaseException:
             self.is_broken = former.header.words[GENERATION] == RETIRED
             raise
-        self._succession = None
-        self._use(succession.files)
         return former
 
     def retire(self) -> None:
