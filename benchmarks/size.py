@@ -180,6 +180,9 @@ def _compact(filled: Filled) -> None:
     seconds = perf_counter() - started
     mib = 2**20
     print(f"compacted {before / mib:,.0f} MiB of log to {_log_bytes(filled) / mib:,.0f} in {seconds:.0f} s")
+    worst = max(range(len(beside)), key=beside.__getitem__)
+    left = sum(beside[worst:]) / 1e6
+    print(f"the slowest commit meanwhile was some {left:.1f} s before the end")
     for what, times in (("without", alone), ("while it compacts", beside)):
         times.sort()
         p999 = times[len(times) * 999 // 1000]
