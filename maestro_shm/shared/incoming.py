@@ -49,5 +49,5 @@ class Incoming:
             return numbers, []
         self._looks += 1
         if self._looks % _LOOKS_AT_MAIL == 0 and (sockets := self._selector.select(0)):
-            return [], sockets
+            return self._mail.arrived(), sockets
         return None

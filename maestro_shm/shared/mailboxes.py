@@ -20,16 +20,17 @@ import heapq
 import threading
 import weakref
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from maestro_shm.errors import StoreFullError
 from maestro_shm.shared.mapped import PAGE, MappedFile
 
 LONGEST_SLEEP: Final = 0.25
-"""Seconds. So often an idle server with clients looks."""
+"""Seconds. So often an idle server with clients looks: 0.02 to 0.06 % of a processor, by what else the machine does."""
 MOST: Final = 1024 - 64
 _PAGES: Final = 2 * PAGE
 _SIZE: Final = 16384
+_FILE_SIZE: Final = _PAGES + MOST * _SIZE
 _REQUEST_AT: Final = 64
 _REPLY_AT: Final = 8192
 LARGEST_MESSAGE: Final = _REPLY_AT - _REQUEST_AT
@@ -41,6 +42,11 @@ _SERVER_SLEEPS: Final = 0
 _NEWEST_REQUESTS: Final = 64
 _NEWEST_REPLY, _CLIENT_SLEEPS, _REQUEST_SIZE, _REPLY_SIZE = range(4)
 _PREFIX: Final = "mail-"
+_MOST_LOOKS: Final = 8
+"""Who goes on posting for ever is not waited for."""
+
+Address = tuple[int, int, int]
+"""The server's epoch, the number of the mailbox, and the file's own: its name may be that of another by now."""
 
 
 def file_name(epoch: int) -> str:
@@ -63,13 +69,14 @@ def _put_up_barrier() -> None:
 
 
 class Mailboxes:
-    """The server's side: all of them."""
+    """The server's side: all of them. Their file is made when the first is given."""
 
-    def __init__(self, path: Path) -> None:
-        """Make the file. Raises `StoreFullError`."""
-        self.name: Final = path.name
-        self._file = MappedFile.create(path, _PAGES + MOST * _SIZE, _PAGES)
-        self._words = self._file.words
+    def __init__(self, directory: Path, epoch: int) -> None:
+        self._path: Final = directory / file_name(epoch)
+        self._epoch = epoch
+        self._file: MappedFile | None = None
+        self._data: Any = b""
+        self._words = _words_of_nobody()
         self._free = list(range(MOST))
         self._seen: list[int] = []
         """The numbers of the requests that were seen, up to the last mailbox that is given."""
@@ -80,8 +87,8 @@ class Mailboxes:
             return None
         number = self._free[0]
         try:
-            self._file.allocate(_start(number), _start(number) + _SIZE)
-        except (StoreFullError, FileNotFoundError):
+            self._opened().allocate(_start(number), _start(number) + _SIZE)
+        except (StoreFullError, OSError):  # the socket must do
             return None
         heapq.heappop(self._free)
         for word in (_NEWEST_REPLY, _CLIENT_SLEEPS):
@@ -90,6 +97,10 @@ class Mailboxes:
         self._seen += [0] * (number + 1 - len(self._seen))
         self._seen[number] = 0
         return number
+
+    def address(self, number: int) -> Address:
+        """What a client finds a mailbox by that was given."""
+        return self._epoch, number, self._opened().inode
 
     def take_back(self, number: int) -> None:
         """Let others have it: the lowest that is free is given first, so that there are few to be looked at."""
@@ -105,6 +116,8 @@ class Mailboxes:
         newest = self._newest()
         if newest == seen:
             return []
+        if len(newest) > 1:
+            newest = self._with_all_before(newest)
         self._seen = newest
         return [number for number, one in enumerate(newest) if one != seen[number]]
 
@@ -112,13 +125,14 @@ class Mailboxes:
         """The newest request of a mailbox."""
         start = _start(number)
         size = min(self._words[start // 8 + _REQUEST_SIZE], LARGEST_MESSAGE)
-        return self._file.data[start + _REQUEST_AT : start + _REQUEST_AT + size]
+        message: bytes = self._data[start + _REQUEST_AT : start + _REQUEST_AT + size]
+        return message
 
     def reply(self, number: int, message: bytes) -> bool:
         """Answer the newest request that was seen of a mailbox, and say whether its client has to be woken."""
         start = _start(number)
         word = start // 8
-        self._file.data[start + _REPLY_AT : start + _REPLY_AT + len(message)] = message
+        self._data[start + _REPLY_AT : start + _REPLY_AT + len(message)] = message
         self._words[word + _REPLY_SIZE] = len(message)
         self._words[word + _NEWEST_REPLY] = self._seen[number]
         _put_up_barrier()
@@ -134,8 +148,27 @@ class Mailboxes:
         self._words[_SERVER_SLEEPS] = 0
 
     def close(self) -> None:
-        """Remove the file."""
-        self._file.path.unlink(missing_ok=True)
+        """Remove the file, for whoever holds the directory: else it may be another server's that has this name."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _opened(self) -> MappedFile:
+        if self._file is None:
+            self._file = MappedFile.create(self._path, _FILE_SIZE, _PAGES)
+            self._data, self._words = self._file.data, self._file.words
+        return self._file
+
+    def _with_all_before(self, newest: list[int]) -> list[int]:
+        """The numbers, with those of all requests that were posted before any of these.
+
+        While the words are read one by one, a client may post by one line, be interrupted, and make the same call by
+        another. The second is not to be answered, and followed upon, before the first was read.
+        """
+        for _ in range(_MOST_LOOKS):
+            before, newest = newest, self._newest()
+            if newest == before:
+                break
+        return newest
 
     def _newest(self) -> list[int]:
         newest: list[int] = self._words[_NEWEST_REQUESTS : _NEWEST_REQUESTS + len(self._seen)].tolist()
@@ -145,11 +178,17 @@ class Mailboxes:
 class Mailbox:
     """A client's side: one of them."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        """Map it. Raises `FileNotFoundError` if its server is gone."""
-        self._file = _mapped(path)
-        self._words = self._file.words
-        self._data = self._file.data
+    def __init__(self, directory: Path, address: Address) -> None:
+        """Map it. Raises `OSError` where it is not, and `ValueError` for what is no address."""
+        epoch, number, inode = address
+        if any(type(part) is not int for part in address) or not 0 <= number < MOST:
+            raise ValueError(f"no mailbox: {address}")
+        file = _mapped(directory / file_name(epoch))
+        if file.inode != inode or file.size != _FILE_SIZE:
+            raise FileNotFoundError("the mailboxes there are another server's: the store was made anew")
+        self._file: MappedFile | None = file
+        self._words = file.words
+        self._data: Any = file.data
         self._start = _start(number)
         self._word = self._start // 8
         self._number_word = _NEWEST_REQUESTS + number
@@ -157,9 +196,9 @@ class Mailbox:
 
     def post(self, message: bytes) -> bool:
         """Send a request, and say whether the server has to be woken."""
-        start = self._start + _REQUEST_AT
-        self._data[start : start + len(message)] = message
-        self._words[self._word + _REQUEST_SIZE] = len(message)
+        start, size = self._start + _REQUEST_AT, len(message)
+        self._data[start : start + size] = message
+        self._words[self._word + _REQUEST_SIZE] = size
         self._request += 1
         self._words[self._number_word] = self._request
         _put_up_barrier()
@@ -170,7 +209,8 @@ class Mailbox:
         if self._words[self._word + _NEWEST_REPLY] != self._request:
             return None
         start = self._start + _REPLY_AT
-        return self._data[start : start + min(self._words[self._word + _REPLY_SIZE], LARGEST_MESSAGE)]
+        message: bytes = self._data[start : start + min(self._words[self._word + _REPLY_SIZE], LARGEST_MESSAGE)]
+        return message
 
     def fall_asleep(self) -> None:
         """From now on the server rings; look once more before you sleep."""
@@ -181,15 +221,32 @@ class Mailbox:
         """The server need not ring any more."""
         self._words[self._word + _CLIENT_SLEEPS] = 0
 
+    def close(self) -> None:
+        """Let go of it: from now on nothing is written there, and no reply ever comes.
 
-_mapped_files: Final[weakref.WeakValueDictionary[tuple[int, int, int], MappedFile]] = weakref.WeakValueDictionary()
+        A process that was forked in the midst of a call goes on in it, and would write into its parent's mailbox. (No
+        method calls anything between taking the map and writing there: no signal's handler that forks comes between.)
+        """
+        self._data = bytearray()
+        self._words = _words_of_nobody()
+        self._word, self._number_word = 0, _NEWEST_REQUESTS
+        self._file = None
+
+
+_mapped_files: Final[weakref.WeakValueDictionary[tuple[int, int], MappedFile]] = weakref.WeakValueDictionary()
 
 
 def _mapped(path: Path) -> MappedFile:
-    """Once for all lines of a process. The path alone does not tell: a store may have been made anew there."""
+    """Once for all lines of a process: while it is mapped no other file has its number."""
     status = path.stat()
-    identity = status.st_dev, status.st_ino, status.st_ctime_ns
-    return _mapped_files.get(identity) or _mapped_files.setdefault(identity, MappedFile.open(path, writable=True))
+    if (file := _mapped_files.get((status.st_dev, status.st_ino))) is not None:
+        return file
+    file = MappedFile.open(path, writable=True)
+    return _mapped_files.setdefault((file.device, file.inode), file)
+
+
+def _words_of_nobody() -> memoryview:
+    return memoryview(bytearray(PAGE)).cast("Q")
 
 
 def _start(number: int) -> int:

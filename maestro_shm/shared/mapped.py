@@ -34,7 +34,8 @@ class MappedFile:
 
     def __init__(self, path: Path, descriptor: int, *, writable: bool) -> None:
         self.path = path
-        self.size = os.fstat(descriptor).st_size
+        facts = os.fstat(descriptor)
+        self.size, self.device, self.inode = facts.st_size, facts.st_dev, facts.st_ino
         # The mapping keeps a descriptor of its own, so there is one for each mapped file.
         self.data = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         self._bytes = memoryview(self.data)

@@ -24,12 +24,12 @@ from typing import Any, Final
 from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import launch, mailboxes, wire
+from maestro_shm.shared import launch, wire
 from maestro_shm.shared.complaints import Complaints
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.incoming import Incoming
 from maestro_shm.shared.journal import Journal
-from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Mailboxes
+from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Address, Mailboxes
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.rows import Row
 from maestro_shm.shared.transport import Listener, user_of
@@ -71,7 +71,7 @@ class LoopServer(managers.Server):
         self._peers: set[Peer] = set()
         self._held_back: list[tuple[Peer, int, bytes]] = []
         """Replies that wait for the disk, with the numbers of their requests."""
-        self._mail = Mailboxes(self.journal.directory / mailboxes.file_name(self.journal.epoch))
+        self._mail = Mailboxes(self.journal.directory, self.journal.epoch)
         self._owners: dict[int, Peer] = {}
         """Of mailboxes."""
         self._events = Waiting()
@@ -112,13 +112,13 @@ class LoopServer(managers.Server):
             while not self._leaving:
                 may_watch, self._has_woken = not self._has_woken, False
                 mail, sockets = self._incoming.next(self._pause, may_watch=may_watch)
+                for number in mail:  # before the sockets, by which a mailbox may go from one to another
+                    if (peer := self._owners.get(number)) is not None:  # or it was dropped just now
+                        self._deal_with(peer, self._open, peer, number)
                 for key, _ in sockets:
                     key.data()
                     if self._store_ends:
                         break  # let nobody in to a store that is no more
-                for number in mail:
-                    if (peer := self._owners.get(number)) is not None:  # or it was dropped just now
-                        self._deal_with(peer, self._open, peer, number)
                 if self._held_back:
                     self._settle()
                 if self.journal.goes_over():
@@ -144,13 +144,13 @@ class LoopServer(managers.Server):
             raise StoreUnavailableError(str(self.journal.directory), "not private, so its server is not to be stopped")
         self._end_store()
 
-    def mailbox(self) -> tuple[str, int] | None:
-        """Give the client that asks a mailbox: the name of the file, and the number; None if there is none for it."""
+    def mailbox(self) -> Address | None:
+        """Give the client that asks a mailbox: where it is, or None if there is none for it."""
         peer = self._asking
         if peer.mailbox is None and (number := self._mail.give()) is not None:
             peer.mailbox = number
             self._owners[number] = peer
-        return None if peer.mailbox is None else (self._mail.name, peer.mailbox)
+        return None if peer.mailbox is None else self._mail.address(peer.mailbox)
 
     def commit_each(self, commits: Sequence[tuple[bytes, Sequence[Row], object]], resent: object) -> list[Any]:
         """Store some commits, each by itself, and answer each as if it had come alone."""
@@ -428,7 +428,8 @@ class LoopServer(managers.Server):
         for peer in self._peers:
             peer.socket.close()
         self._selector.close()
-        self._mail.close()
+        if self._holds_directory():
+            self._mail.close()
         self.journal.close()
         if self._spare_descriptor is not None:
             os.close(self._spare_descriptor)

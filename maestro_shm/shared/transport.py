@@ -76,12 +76,15 @@ class Line:
         `ProtocolError`.
         """
         self._process = os.getpid()
+        self._mailbox: Mailbox | None = None
         self._connection = _connect(address, deadline)
         _lines.add(self)
         self._watch = Watch()
         self._arrival = select.poll()
         self._arrival.register(self._connection, select.POLLIN)
         self._inbox = wire.Inbox(handshake.MAX_MESSAGE_BYTES)
+        self._by_socket: list[bytes] = []
+        """Messages that have come whole, but for rings."""
         self._mail_watch = Watch()
         try:
             self._shake_hands(key, deadline)
@@ -142,6 +145,8 @@ class Line:
             with contextlib.suppress(OSError):  # closed already, or by the server
                 self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+        if self._mailbox is not None:
+            self._mailbox.close()
 
     def __del__(self) -> None:
         # A line may end with a thread or a handle that nobody closed; that is no reason for a ResourceWarning.
@@ -168,10 +173,11 @@ class Line:
         if (given := self.ask(None, "mailbox", deadline)) is None:
             return None
         try:
-            name, number = given
-            return Mailbox(directory / name, number)
-        except FileNotFoundError:
-            raise EOFError("the server is gone") from None
+            return Mailbox(directory, given)
+        except TimeoutError:
+            raise  # a signal's handler may raise it
+        except OSError:
+            return None  # the socket must do; by it we hear if the server is gone
         except (TypeError, ValueError):
             raise wire.ProtocolError(f"no mailbox: {shown(given)}") from None
 
@@ -181,25 +187,31 @@ class Line:
             with contextlib.suppress(DeadlineError):  # of a sleep only
                 _wait(self._arrival, min(deadline, time.monotonic() + LONGEST_SLEEP))
             if (data := self._look()) is not None:
-                if not data:
-                    raise EOFError("the server hung up")
-                if any(self._inbox.feed(data)):
-                    raise wire.ProtocolError("a reply to what was not asked")
+                self._hear(data)
+            if len(self._by_socket) > 1:
+                raise wire.ProtocolError("replies to what was not asked")
             _check_time(deadline)
         mailbox.wake_up()
         self._mail_watch.note_arrival()
+        if self._by_socket and reply != BY_SOCKET:
+            raise wire.ProtocolError("a reply to what was not asked")
         return reply
 
     def _receive(self, deadline: float) -> bytes:
-        while True:
+        while not self._by_socket:
             if not (data := self._watch.until(self._look)):
                 data = self._receive_some(deadline)
                 self._watch.note_arrival()
-            if not data:
-                raise EOFError("the server hung up")
-            if payloads := [payload for payload in self._inbox.feed(data) if payload]:  # an empty one is a ring
-                return payloads[0]
-            _check_time(deadline)  # whoever sends without end does not make it longer
+            self._hear(data)
+            if not self._by_socket:
+                _check_time(deadline)  # whoever sends without end does not make it longer
+        reply, self._by_socket = self._by_socket[0], []
+        return reply
+
+    def _hear(self, data: bytes) -> None:
+        if not data:
+            raise EOFError("the server hung up")
+        self._by_socket += filter(None, self._inbox.feed(data))  # an empty one is a ring
 
     def _receive_some(self, deadline: float) -> bytes:
         """What has come, or comes before the deadline; nothing when the server has hung up."""
