@@ -215,6 +215,8 @@ class LoopServer(managers.Server):
             self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
 
     def _attend(self, peer: Peer) -> None:
+        if peer not in self._peers:
+            return  # it was dropped just now, for what it sent by mail
         if peer.unsent:
             self._deal_with(peer, peer.flush)
         else:
