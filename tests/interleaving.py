@@ -34,7 +34,7 @@ class Interleaving:
     """Runs works as if they were on processors of their own; only one goes on at a time."""
 
     def __init__(self, choices: Sequence[int]) -> None:
-        """Each choice says who of those that can go on has the next turn; at the end they take turns."""
+        """Each choice is how far the turn goes on among those that can: 0 is to the same. Then it goes by one."""
         self._choices: Final = chain(choices, repeat(1))
         self._back = threading.Semaphore(0)
         self._own = threading.local()
@@ -46,7 +46,7 @@ class Interleaving:
 
     def step(self) -> None:
         """Let somebody else go on here."""
-        if (part := getattr(self._own, "part", None)) is not None:
+        if not self._is_over and (part := getattr(self._own, "part", None)) is not None:
             self._pause(part)
 
     def sleep_until(self, condition: Callable[[], object]) -> None:

@@ -170,7 +170,7 @@ def _recorded(served: Served) -> list[bytes]:
     rows = validation.pack_events([ms.Event("attacker-0", 3, "made", 1)], 1 << 20)
     value = validation.pack_value("table", "key", {"a": 1})
     proxy.commit(
-        rows, [("table", "key", 0, value), ("table", "other", 0, value)], [(EVENT, "attacker-1", "", 1)], _nothing
+        rows, [("table", "key", 0, value), ("table", "other", 0, value)], [(EVENT, "attacker-1", "", 2)], _nothing
     )
     proxy.commit([], [("table", "key", 1, b"")], [(ENTRY, "table", "other", 0), (TABLE, "table", "", 0)], _nothing)
     snapshot = ms.Snapshot("attacker-1", 1, {"balance": 5})

@@ -5,15 +5,25 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-import msgpack
-
-from campaign.hostile.conversation import Conversation, Ended, Record, cuts, judge, known, messages_in
+from campaign.hostile.conversation import (
+    Conversation,
+    Ended,
+    Record,
+    commits_in,
+    cuts,
+    forgets_everything,
+    judge,
+    known,
+    messages_in,
+)
+from campaign.hostile.letters import Letters
 from campaign.hostile.mutations import Mutator
 from maestro_shm.shared import handshake, wire
 
 LIMIT: Final = (1 << 20) + wire.OVERHEAD
 _STRANGERS: Final = 0.3
-"""How often to come without the key; otherwise with several messages at once."""
+"""How often to come without the key; otherwise with several messages at once, or by mail."""
+_BY_MAIL: Final = 0.5
 _SLOW: Final = 0.004
 _IN_PIECES: Final = 0.05
 _PAUSE: Final = 0.002
@@ -34,6 +44,7 @@ class Attacker:
         self._most_faults = most_faults
         self._talk: Conversation | None = None
         self.record = Record()
+        self._letters = Letters(address, key, choices, mutator, patience, self.record)
 
     def attack(self, messages: int) -> Record:
         """Send messages until so many have been answered, or have ended a connection."""
@@ -41,6 +52,8 @@ class Attacker:
             while self.record.outcomes.total() < messages and self.record.faults.total() < self._most_faults:
                 if self._choices.random() < _STRANGERS:
                     self._come_as_a_stranger()
+                elif self._choices.random() < _BY_MAIL:
+                    self._letters.send()
                 else:
                     self._come_with_the_key()
         except (ConnectionError, FileNotFoundError, Ended):
@@ -49,6 +62,7 @@ class Attacker:
             self.record.fault("silent", b"")
         finally:
             self._hang_up()
+            self._letters.close()
         return self.record
 
     def _come_as_a_stranger(self) -> None:
@@ -74,7 +88,8 @@ class Attacker:
     def _come_with_the_key(self) -> None:
         stream = b"".join(self._message() for _ in range(self._choices.randint(1, _MOST_AT_ONCE)))
         messages, ending = messages_in(stream, LIMIT)
-        if any(map(_forgets_everything, messages)):
+        messages = [message for message in messages if message]  # an empty one is a ring, and has no answer
+        if any(map(forgets_everything, messages)):
             return
         if self._talk is None:
             self._talk = known(self._address, self._key, self._patience)
@@ -93,7 +108,7 @@ class Attacker:
             self._hang_up()
             kind = "client dropped" if answered < len(messages) or ending == "over" else "ended half-way"
             self.record.outcomes[kind] += 1
-            self.record.stored += len(messages) - answered  # whose replies were lost with the line may be stored
+            self.record.stored += sum(map(commits_in, messages[answered:]))  # their replies were lost with the line
         except TimeoutError:
             self._hang_up()
             self.record.fault("silent", messages[answered] if answered < len(messages) else stream)
@@ -113,13 +128,3 @@ class Attacker:
         if self._talk is not None:
             self._talk.close()
             self._talk = None
-
-
-def _forgets_everything(message: bytes) -> bool:
-    """Whether this is a right call of `reset`: it would be carried out, and leave nothing to look at."""
-    if b"reset" not in message:
-        return False
-    try:
-        return bool(msgpack.unpackb(message, unicode_errors="surrogateescape")[1:] == ["journal", "reset", []])
-    except (ValueError, TypeError, RecursionError, KeyError):
-        return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maestro_shm import codec
-from maestro_shm.clock import MAX_TIMESTAMP
+from maestro_shm.clock import LARGEST_TIMESTAMP
 from maestro_shm.records import MAX_SEQUENCE, Event
 from maestro_shm.shared import header as head
 from maestro_shm.shared.frame import ENTRY, EVENT, KINDS, TABLE, Frame, Record
@@ -64,7 +64,7 @@ class Audit:
         self.expect(0 < len(record.key) < 1 << 16 and _is_text(record.key), "key")
         self.expect(sequence < record.sequence <= MAX_SEQUENCE, "sequence")
         self.expect(record.previous == offset, "way back")
-        self.expect(record.timestamp <= MAX_TIMESTAMP, "timestamp")
+        self.expect(record.timestamp <= LARGEST_TIMESTAMP, "timestamp")
         self._position += record.kind == EVENT
         self.expect(record.position == (self._position if record.kind == EVENT else 0), "position")
         if record.kind == ENTRY:

@@ -92,6 +92,11 @@ class Conversation:
             if not self._receive():
                 raise Ended
 
+    def rings(self, seconds: float) -> None:
+        """Hear what there is to hear within the time. Raises `Ended`."""
+        if select.select([self._socket], [], [], seconds)[0] and not self._receive():
+            raise Ended
+
     def end(self) -> None:
         """Say that nothing follows."""
         with contextlib.suppress(OSError):  # the other side has ended it already
@@ -180,7 +185,26 @@ def judge(record: Record, request: bytes, reply: bytes) -> None:
     if kind != "result" and any(secret in reply and secret not in request for secret in _SECRETS):
         record.fault("talkative", request)
     record.outcomes[str(kind)] += 1
-    record.stored += kind == "result"
+    record.stored += commits_in(request) if kind == "result" else 0
+
+
+def commits_in(request: bytes) -> int:
+    """How many commits may be stored by a request at most."""
+    try:
+        _, _, method, arguments = wire.unpack(request)
+        return len(arguments[0]) if method == "commit_each" else 1
+    except (wire.ProtocolError, ValueError, TypeError, IndexError):
+        return 1
+
+
+def forgets_everything(message: bytes) -> bool:
+    """Whether this is a right call of `reset`: it would be carried out, and leave nothing to look at."""
+    if b"reset" not in message:
+        return False
+    try:
+        return bool(msgpack.unpackb(message, unicode_errors="surrogateescape")[1:] == ["journal", "reset", []])
+    except (ValueError, TypeError, RecursionError, KeyError):
+        return False
 
 
 def _number_of(request: bytes) -> Any:

@@ -33,6 +33,7 @@ from maestro_shm.shared.transport import Listener
 _SLICE: Final = 10_000
 _SLICE_SECONDS: Final = 300.0
 _TIMEOUT: Final = 0.2
+_BELIEVED: Final = 0.01
 _SILENT: Final = 400
 """Of so many clients one hears nothing at all, one hears no end, and one is a whole `connect`."""
 _HEARD_NOTHING: Final = 10
@@ -73,6 +74,9 @@ class FalseServer:
             connection.sendall(wire.frame(handshake.greeting()))
             answered = connection.recv(200)[wire.LENGTH_BYTES :]
             self._say(connection, self._confirmation(answered))
+            connection.settimeout(_BELIEVED)
+            if connection.recv(200):  # somebody believes it, and asks for a mailbox
+                connection.sendall(wire.pack([0, True, None]))
         while endless:
             connection.sendall(b"\0" * 5)
 
@@ -207,8 +211,8 @@ def _unpickle() -> None:
 
 
 def _trip() -> None:
-    is_greeting = handshake.is_greeting
-    exchange(handshake, "is_greeting", lambda message: message[0] and is_greeting(message))
+    is_greeting, last = handshake.is_greeting, len(handshake.greeting()) - 1
+    exchange(handshake, "is_greeting", lambda message: (message[last], is_greeting(message))[1])
 
 
 def _believe() -> None:
@@ -222,7 +226,7 @@ def _wait_too_long() -> None:
 
 _PLANTED: Final[dict[str, tuple[Callable[[], Any], str]]] = {
     "unpickles": (_unpickle, "unpickled"),
-    "trips over an empty greeting": (_trip, "IndexError"),
+    "trips over a short greeting": (_trip, "IndexError"),
     "believes every proof": (_believe, "deceived"),
     "waits too long": (_wait_too_long, "late"),
 }

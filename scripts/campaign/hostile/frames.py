@@ -13,7 +13,8 @@ from campaign.hostile.assault import HONEST, Assault
 from campaign.hostile.false_server import at_the_client
 from campaign.planting import exchange
 from maestro_shm.errors import StoreUnavailableError
-from maestro_shm.shared import draft, handshake, journal, wire
+from maestro_shm.shared import draft, handshake, journal, mailboxes, wire
+from maestro_shm.shared.mailboxes import LARGEST_MESSAGE
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.server import LoopServer
 from maestro_shm.shared.waiting import Wanted
@@ -92,8 +93,8 @@ def _keep(_: LoopServer, payload: bytes) -> None:
 
 def _tell_all(_: LoopServer, payload: bytes) -> bytes | None:
     try:
-        number, _ident, _method, arguments = wire.unpack(payload)
-        len(arguments[1])
+        number, ident, _method, arguments = wire.unpack(payload)
+        len(arguments[1] if ident == "journal" else ())
     except (wire.ProtocolError, ValueError):
         return None
     except (TypeError, IndexError):
@@ -121,6 +122,52 @@ def _believe_everything() -> None:
     exchange(draft, "change_refusal", lambda *_: None)
 
 
+def _with_each_letter(harm: Callable[[LoopServer, Peer, int, bytes], object]) -> Callable[[], None]:
+    """Let the server do something else with a letter where that returns anything true."""
+
+    def plant() -> None:
+        right = LoopServer._open
+
+        def harmful(server: LoopServer, peer: Peer, mailbox: int) -> None:
+            if not harm(server, peer, mailbox, server._mail.request(mailbox)):
+                right(server, peer, mailbox)
+
+        exchange(LoopServer, "_open", harmful)
+
+    return plant
+
+
+def _leave_unread(_server: LoopServer, _peer: Peer, _mailbox: int, payload: bytes) -> bool:
+    return _is_marked(payload)
+
+
+def _answer_in_another(server: LoopServer, _peer: Peer, mailbox: int, payload: bytes) -> bool:
+    if _is_marked(payload):
+        others = [number for number in server._owners if number != mailbox]
+        server._mail.reply(others[0], wire.payload_of([0, True, None]))
+        return True
+    return False
+
+
+def _believe_the_size(server: LoopServer, _peer: Peer, mailbox: int, _payload: bytes) -> None:
+    place = mailboxes._start(mailbox) // 8 + mailboxes._REQUEST_SIZE
+    if server._mail._words[place] > LARGEST_MESSAGE:
+        os._exit(1)
+
+
+def _unpickle_letter(server: LoopServer, _peer: Peer, _mailbox: int, payload: bytes) -> None:
+    _unpickle(server, payload)
+
+
+def _hear_who_was_dropped() -> None:
+    """A request by mail ends the line, and its ring is read then."""
+
+    def attend(server: LoopServer, peer: Peer) -> None:
+        server._deal_with(peer, peer.flush if peer.unsent else server._receive, *([] if peer.unsent else [peer]))
+
+    exchange(LoopServer, "_attend", attend)
+
+
 def _greet_everybody() -> None:
     admit = Peer._admit
 
@@ -143,9 +190,14 @@ _PLANTED: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...]]]] = {
     "dies": (_before_answering(_die), ("died",)),
     "keeps what it is sent": (_before_answering(_keep), ("grew",)),
     "tells tracebacks": (_before_answering(_tell_all), ("talkative",)),
-    "does not answer": (_before_answering(_swallow), ("silent", "mistaken")),
+    "does not answer": (_before_answering(_swallow), ("silent", "mistaken", "unreadable")),
     "answers somebody else": (_before_answering(_mistake), ("mistaken",)),
     "stores what it should not": (_believe_everything, ("wrote wrongly",)),
+    "unpickles letters": (_with_each_letter(_unpickle_letter), ("unpickled",)),
+    "leaves letters unread": (_with_each_letter(_leave_unread), ("silent",)),
+    "answers in another's mailbox": (_with_each_letter(_answer_in_another), ("silent", "mistaken")),
+    "believes a letter's size": (_with_each_letter(_believe_the_size), ("died",)),
+    "hears whom it has dropped": (_hear_who_was_dropped, ("died",)),
     "talks to strangers": (_greet_everybody, ("open",)),
     "lets strangers in": (_let_everybody_in, ("open",)),
 }

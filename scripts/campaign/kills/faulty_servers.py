@@ -9,9 +9,9 @@ from maestro_shm.shared import wire
 from maestro_shm.shared.server import LoopServer
 drop, kept = LoopServer._drop, []
 
-def drop_badly(server, peer):
+def drop_badly(server, peer, **facts):
     {fault}
-    drop(server, peer)
+    drop(server, peer, **facts)
 
 LoopServer._drop = drop_badly
 """
