@@ -194,7 +194,7 @@ def test_a_client_that_stops_within_a_message_or_fetches_no_replies_is_dropped(p
         resting, within, deaf = (Line(address, key, soon()) for _ in range(3))
         within._send(wire.pack([1, "journal", "reset", []])[:-1], soon())
         refused_request = wire.pack([1, "journal", "commit_snapshot", []])
-        with pytest.raises(DeadlineError):
+        with pytest.raises((DeadlineError, ConnectionError)):  # it may be dropped before it gives up
             deaf._send(refused_request * 50_000, time.monotonic() + 1)
         assert hung_up(within._connection)
         assert hung_up(deaf._connection)

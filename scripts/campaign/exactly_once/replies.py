@@ -10,10 +10,8 @@ import contextlib
 import itertools
 import multiprocessing
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
@@ -23,10 +21,12 @@ from relay import Cut, Fault, Relay
 import maestro_shm as ms
 from campaign.check import Finding, Run
 from campaign.exactly_once.at_work import threads_at_work
+from campaign.exactly_once.by_mail import commit_by_mail, forget_what_was_sent
 from campaign.exactly_once.drafts import Draft, Drafter, Told, told_by
 from campaign.exactly_once.interrupts import Interrupts
 from campaign.exactly_once.outcomes import Commit, Conflict, NotNewer, faults_of, frames_of
 from campaign.exactly_once.planted_outcomes import caught
+from campaign.exactly_once.trial import Done, Trial, Work
 from maestro_shm.shared.store import SharedStore, path_of
 
 WORKERS: Final = 2
@@ -34,23 +34,30 @@ _LITTLE_PATIENCE: Final = 0.3
 """Seconds that a reply is waited for which is held."""
 _CUTS: Final = (Cut.BEFORE, Cut.PARTLY, Cut.UNAWAITED, Cut.UNANSWERED, Cut.TORN)
 _HOLDS: Final = (Cut.HELD, Cut.LOST, Cut.LATE)
-_Work = tuple[str, random.Random, int]
-"""The store of one worker, its choices, and how much it has to do."""
-_Done = tuple[list[Commit], Counter[str]]
-"""What one worker committed, and what it counted meanwhile."""
 
 
 def check(run: Run) -> Iterator[Finding]:
-    """Both kinds of calls without a reply."""
+    """All kinds of calls without a reply."""
     cut = run.count(full=1000, quick=50)
     yield _finding(run, f"{cut:,} commits whose replies were cut", "cut", cut, _commit_through_cuts)
     interrupted = run.count(full=1000, quick=100)
     yield _finding(
         run, f"{interrupted:,} calls interrupted by signals", "interrupted", interrupted, _commit_through_signals
     )
+    mailed = run.count(full=1000, quick=30)
+    yield _finding(
+        run, f"{mailed:,} commits by mail that met a fault", "mailed", mailed, commit_by_mail, _catches_one_by_mail
+    )
 
 
-def _finding(run: Run, figure: str, purpose: str, count: int, work: Callable[[_Work], _Done]) -> Finding:
+def _finding(
+    run: Run,
+    figure: str,
+    purpose: str,
+    count: int,
+    work: Callable[[Work], Done],
+    catches_one: Callable[[Run], bool] | None = None,
+) -> Finding:
     faults: Counter[str] = Counter()
     counted: Counter[str] = Counter()
     found = planted = 0
@@ -71,6 +78,9 @@ def _finding(run: Run, figure: str, purpose: str, count: int, work: Callable[[_W
             plants = run.count(full=220, quick=22)
             found += caught(run.random(purpose, "planted"), plants, commits, frames)
             planted += plants
+    if catches_one is not None:
+        found += catches_one(run)
+        planted += 1
     done = counted[purpose]
     told = ", ".join(f"{number:,} {name}" for name, number in sorted(counted.items()))
     kinds = "".join(f", {number:,} {name}" for name, number in faults.items() if name not in ("doubled", "unresolved"))
@@ -84,14 +94,21 @@ def _finding(run: Run, figure: str, purpose: str, count: int, work: Callable[[_W
     )
 
 
-def _commit_through_cuts(work: _Work) -> _Done:
+def _catches_one_by_mail(run: Run) -> bool:
+    """Whether it is found out that a client sends again as if it were the first time."""
+    with named_target() as target, multiprocessing.get_context("spawn").Pool(1) as pool:
+        commits, _ = pool.apply(forget_what_was_sent, ((target, run.random("mailed", "forgetful"), 10),))
+        return bool(faults_of(commits, frames_of(path_of(target)))["own"])
+
+
+def _commit_through_cuts(work: Work) -> Done:
     target, random, count = work
     commits: list[Commit] = []
     counts: Counter[str] = Counter()
     with ms.connect(target) as rival, ms.connect(target) as store, Relay(path_of(target)) as relay:
         assert isinstance(store, SharedStore)
         proxy = store._proxy
-        trial = _Trial(random, rival, commits)
+        trial = Trial(random, rival, commits)
 
         def ask(draft: Draft, faults: list[Fault]) -> Told | None:
             """The first time with little patience if the reply is held, then with as much as a server's start takes."""
@@ -127,52 +144,13 @@ def _faults(random: random.Random, store: ms.Store, cuts: tuple[Cut, ...]) -> li
     ]
 
 
-class _Trial:
-    """Commits that are made until they are told of, and their rivals."""
-
-    def __init__(self, random: random.Random, rival: ms.Store, commits: list[Commit]) -> None:
-        self._random = random
-        self._rival = rival
-        self._commits = commits
-        aggregates = [f"aggregate-{number}" for number in range(6)]
-        self.drafter = Drafter(random, rival, "a", aggregates)
-
-    def resolve(self, draft: Draft, call: Callable[[], Told | None]) -> None:
-        """Make the call again until it is told of; a rival comes before it, beside it, in between, or not at all."""
-        comes = self._random.choice(("never", "never", "before", "beside", "between"))
-        if comes == "before":
-            self._come_before(draft)
-        with ThreadPoolExecutor(1) as threads:
-            beside = self.drafter.rival_of(draft) if comes == "beside" else None
-            told_beside = threads.submit(told_by, self._rival, beside) if beside else None
-            told = call()
-            deadline = time.monotonic() + PATIENCE
-            while told is None and time.monotonic() < deadline:
-                if comes == "between":
-                    comes = "never"
-                    self._come_before(draft)
-                told = call()
-            self._commits.append(draft.told(told))
-            if beside and told_beside:
-                self._commits.append(beside.told(told_beside.result()))
-
-    def commit_anything(self) -> None:
-        """A commit that meets nothing."""
-        draft = self.drafter.draft()
-        self._commits.append(draft.told(told_by(self._rival, draft)))
-
-    def _come_before(self, draft: Draft) -> None:
-        rival = self.drafter.rival_of(draft)
-        self._commits.append(rival.told(told_by(self._rival, rival)))
-
-
-def _commit_through_signals(work: _Work) -> _Done:
+def _commit_through_signals(work: Work) -> Done:
     target, random, count = work
     commits: list[Commit] = []
     beside: list[list[Commit]] = [[], [], []]
     counts: Counter[str] = Counter()
     with ms.connect(target) as rival, ms.connect(target) as store, Interrupts(random) as interrupts:
-        trial = _Trial(random, rival, commits)
+        trial = Trial(random, rival, commits)
 
         def ask(draft: Draft, tries: Iterator[int]) -> Told | None:
             if next(tries) > random.choice((0, 0, 1, 2)):
