@@ -166,9 +166,9 @@ def _keep_memory() -> None:
     drop = LoopServer._drop
     kept: list[bytes] = []
 
-    def keep(self: LoopServer, dropped: Peer) -> None:
+    def keep(self: LoopServer, dropped: Peer, *, has_hung_up: bool = False) -> None:
         kept.append(b"x" * (1 << 16))
-        drop(self, dropped)
+        drop(self, dropped, has_hung_up=has_hung_up)
 
     exchange(LoopServer, "_drop", keep)
 
