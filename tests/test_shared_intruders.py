@@ -251,6 +251,8 @@ def admit_one(listener: Listener, key: bytes) -> None:
         known = Peer(connection, key, 1000)
         while not known.is_known:
             known.receive()
+        known.receive()  # it asks for a mailbox
+        known.send(wire.pack([0, True, None]))
 
 
 def test_a_reply_without_end_does_not_outlast_the_deadline(line_without_end: Line) -> None:

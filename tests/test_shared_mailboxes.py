@@ -781,6 +781,7 @@ def test_a_child_that_was_forked_in_mid_call_and_goes_on_harms_its_parents_calls
             child = os.fork()
             if child == 0:
                 sys.settrace(None)
+                os.close(may_go_on)
                 os.read(go_on, 1)
             children.append(child)
 

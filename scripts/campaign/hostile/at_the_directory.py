@@ -173,7 +173,8 @@ def _agree(path: Path, address: str) -> NoReturn:
     while True:
         connection, _ = listener.socket.accept()
         with connection, contextlib.suppress(OSError):
-            for said in (wire.frame(handshake.greeting()), wire.frame(bytes(32)), wire.pack([1, True, True])):
+            no_mailbox, done = wire.pack([0, True, None]), wire.pack([1, True, True])
+            for said in (wire.frame(handshake.greeting()), wire.frame(bytes(32)), no_mailbox, done):
                 connection.sendall(said)
                 connection.recv(1000)
 

@@ -162,6 +162,8 @@ def _pass_on(client: socket.socket, talk: Conversation) -> _Overheard:
         talk.say(wire.frame(answered))
         confirmed = talk.hear()
         client.sendall(wire.frame(confirmed))
+        client.recv(1000)  # it asks for a mailbox
+        client.sendall(wire.pack([0, True, None]))
         return _Overheard(talk.greeted, answered, confirmed)
     finally:
         talk.close()
