@@ -794,15 +794,17 @@ def test_a_child_that_was_forked_in_mid_call_and_goes_on_harms_its_parents_calls
     finally:
         if os.getpid() != parent:
             os._exit(int(told))
-    for sequence in range(2, 2 + len(children)):
-        os.write(may_go_on, b"x")
-        assert commit(store, sequence) == store.get_events("a", sequence)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    os.close(go_on)
-    os.close(may_go_on)
+    with stopped(store.stats()["server_pid"]):
+        stack = contextlib.ExitStack()
+        committed = stack.enter_context(asleep(lambda: commit(store, 2), line_of(store)))
+        os.close(may_go_on)  # by which all of them go on
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        os.close(go_on)
+    with stack:
+        assert committed.result(PATIENCE) == store.get_events("a", 2)
     assert codes
     assert not any(codes), "a child was told of its parent's commit"
-    assert store.stats()["events"] == 2 + len(codes)
+    assert store.stats()["events"] == 3
     assert store.stats()["clients"] == 1
 
 
