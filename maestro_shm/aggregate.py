@@ -27,7 +27,7 @@ from maestro_shm.errors import (
 from maestro_shm.handlers import Handlers, collect
 from maestro_shm.projection import Projection
 from maestro_shm.records import MAX_SEQUENCE, Command, Event, NewEvent, Snapshot
-from maestro_shm.retries import DEFAULT_SECONDS, Attempts
+from maestro_shm.retries import DEFAULT_SECONDS
 from maestro_shm.store import Store
 from maestro_shm.trace import carried
 from maestro_shm.validation import check_aggregate_id
@@ -146,11 +146,13 @@ class Aggregate:
         """
         handler = self._handlers.for_command(command)
         self._refuse_nesting(command)
-        attempts = Attempts(self.retry_timeout)
-        while (stored := self._attempt(handler, command)) is None:
-            self.conflicts += 1
-            if not attempts.pause():
-                raise RetriesExhaustedError(self.id, command.type, attempts.count, attempts.seconds())
+        with self.store._attempts(self.retry_timeout, self.id) as attempts:
+            while (stored := self._attempt(handler, command)) is None:
+                self.conflicts += 1
+                if not attempts.pause():
+                    raise RetriesExhaustedError(self.id, command.type, attempts.count, attempts.seconds())
+            if stored:
+                attempts.succeed()
         if stored:
             # Handlers of events may keep parts of a body in the state and change them there: what the caller gets must
             # stay as it was stored.

@@ -22,6 +22,7 @@ from maestro_shm.errors import (
     ConflictError,
     RetriesExhaustedError,
     SequenceConflictError,
+    StaleReadError,
     StoreError,
     StoreUnavailableError,
     TransactionError,
@@ -141,26 +142,13 @@ class Backend(CutReads):
         _check_function(function)
         name = getattr(function, "__qualname__", shown(function))
         transactions.refuse_within(self, "a transaction begins")
-        attempts = Attempts(self.retry_timeout)
-        while True:
-            cut = self._cut()
-            transaction = Transaction(self, Workspace(cut, self._max_commit_bytes))
-            try:
-                with transactions.running(transaction, name):
-                    result = function(transaction, *arguments, **named)
-            except TruncatedError as error:
-                if not _is_older(cut, error) or not attempts.pause():
-                    raise
-                continue
-            try:
-                if not transaction.workspace.proposal.is_empty:
-                    self._commit(transaction.workspace.proposal)
-            except ConflictError:
-                if not attempts.pause():
-                    raise RetriesExhaustedError(None, name, attempts.count, attempts.seconds()) from None
-                continue
-            self._store_snapshots(transaction.workspace.snapshots.values())
-            return result
+        with self._attempts(self.retry_timeout) as attempts:
+            call = functools.partial(_call, function, arguments, named)
+            while (outcome := self._attempt(attempts, name, call)) is None:
+                pass
+        result, snapshots = outcome
+        self._store_snapshots(snapshots)
+        return result
 
     def commit_all(self, events: Iterable[Event], projections: Iterable[Projection] = ()) -> list[Event]:
         transactions.refuse_within(self, "a commit")
@@ -249,6 +237,28 @@ class Backend(CutReads):
         if self._submissions is not None:
             self._submissions.finish()
 
+    def _attempt(
+        self, attempts: Attempts, name: str, call: Callable[[Transaction], _Result]
+    ) -> tuple[_Result, Iterable[Snapshot]] | None:
+        """The result of a transaction that is committed, and the snapshots that came of it; None to try again."""
+        cut = self._cut()
+        transaction = Transaction(self, Workspace(cut, self._max_commit_bytes))
+        try:
+            with transactions.running(transaction, name):
+                result = call(transaction)
+        except TruncatedError as error:
+            if not _is_older(cut, error) or not attempts.pause():
+                raise
+            return None
+        try:
+            if not transaction.workspace.proposal.is_empty:
+                self._commit(transaction.workspace.proposal)
+        except ConflictError as conflict:
+            if not attempts.pause(_stream_of(conflict)):
+                raise RetriesExhaustedError(None, name, attempts.count, attempts.seconds()) from None
+            return None
+        return result, transaction.workspace.snapshots.values()
+
     def _commit_copies(self, first_position: int, commits: Sequence[Sequence[PackedEvent]]) -> None:
         """Store commits of another store as they were there; the first event is to have this position.
 
@@ -289,6 +299,17 @@ def _is_older(cut: Cut, error: TruncatedError) -> bool:
     """
     snapshot = cut.get_snapshot(error.aggregate_id)
     return snapshot is None or snapshot.sequence < error.first_sequence - 1
+
+
+def _stream_of(conflict: ConflictError) -> str | None:
+    """The stream that others have written to; None if it was a table."""
+    return conflict.aggregate_id if isinstance(conflict, (SequenceConflictError, StaleReadError)) else None
+
+
+def _call(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], transaction: Transaction
+) -> Any:
+    return function(transaction, *arguments, **named)
 
 
 def _check_function(function: object) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 DEFAULT_SECONDS: Final = 30.0
 """For how long to go on."""
@@ -20,10 +21,26 @@ class Attempts:
         self._started = time.monotonic()
         self._deadline = self._started + timeout
         self._longest = 0.0
+        self.is_done = False
 
-    def pause(self) -> bool:
-        """Wait for the next attempt, the first time not at all; False, and no wait, if the deadline has passed."""
-        left = self._deadline - time.monotonic()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let others go on, whatever the attempts have come to."""
+
+    def succeed(self) -> None:
+        """The last attempt was stored."""
+        self.is_done = True
+
+    def pause(self, stream: str | None = None) -> bool:  # noqa: ARG002 (for a store that has turns)
+        """Wait for the next attempt, the first time not at all; False, and no wait, if the deadline has passed.
+
+        `stream` is where the conflict was, if it was in one that the attempts were not begun with.
+        """
+        left = self.seconds_left()
         if left <= 0:
             return False
         if self._longest:
@@ -31,6 +48,10 @@ class Attempts:
         self._longest = min(self._longest * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
         self.count += 1
         return True
+
+    def seconds_left(self) -> float:
+        """Until the deadline; below 0 behind it."""
+        return self._deadline - time.monotonic()
 
     def seconds(self) -> float:
         """How long the attempts have taken together."""

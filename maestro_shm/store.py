@@ -13,7 +13,7 @@ from maestro_shm.consumer import Consumer
 from maestro_shm.projection import Projection
 from maestro_shm.projector import Projector
 from maestro_shm.records import MAX_SEQUENCE, Event, Snapshot
-from maestro_shm.retries import DEFAULT_SECONDS
+from maestro_shm.retries import DEFAULT_SECONDS, Attempts
 from maestro_shm.subscription import Subscription
 from maestro_shm.tables import Table
 
@@ -270,6 +270,10 @@ class Store(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the store; closing twice is no error."""
+
+    def _attempts(self, timeout: float, stream: str | None = None) -> Attempts:  # noqa: ARG002 (for who has turns)
+        """Those of something that may meet conflicts, on this stream if it is known; to be used by `with`."""
+        return Attempts(timeout)
 
     def __enter__(self) -> Self:
         return self

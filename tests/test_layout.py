@@ -129,11 +129,16 @@ ALLOWED = {
     "shared.launch": BASE | {"shared.wire"},
     "shared.complaints": set(),
     "shared.waiting": {"shared.peer"},
+    "shared.stream_terms": set(),
+    "shared.stream_turns": BASE | {"shared.frame", "shared.peer", "shared.stream_terms"},
+    "shared.rivalry": {"shared.stream_terms"},
+    "shared.turn_attempts": {"retries", "shared.proxy", "shared.rivalry", "shared.stream_terms"},
     "shared.server": BASE
     | WRITER
     | LINE
     | PLACE
-    | {"shared.peer", "shared.waiting", "shared.incoming", "shared.mailboxes", "shared.complaints", "shared.launch"},
+    | {"shared.peer", "shared.waiting", "shared.incoming", "shared.mailboxes", "shared.complaints", "shared.launch"}
+    | {"shared.stream_turns"},
     "shared.process": BASE
     | WRITER
     | LINE
@@ -142,13 +147,18 @@ ALLOWED = {
     "shared.election": BASE | FILES | LINE | PLACE | {"shared.launch"},
     "open_calls": BASE,
     "turns": set(),
-    "shared.proxy": BASE | LINE | PLACE | {"options", "vigil", "open_calls", "shared.election", "shared.rows"},
+    "shared.proxy": BASE
+    | LINE
+    | PLACE
+    | {"options", "vigil", "open_calls", "shared.election", "shared.rows"}
+    | {"shared.rivalry"},
     "shared.store": VALUES
     | {"options", "vigil", "leases", "shared.file_leases"}
     | LINE
     | PLACE
     | {"backend", "cut", "proposal", "transaction", "submissions"}
-    | {"shared.proxy", "shared.election", "shared.launch", "shared.reader", "shared.places", "shared.rows"},
+    | {"shared.proxy", "shared.election", "shared.launch", "shared.reader", "shared.places", "shared.rows"}
+    | {"shared.turn_attempts"},
     "postgres.columns": set(),
     "postgres.location": set(),
     "postgres.driver": BASE | {"postgres.location", "postgres.migration"},

@@ -27,6 +27,7 @@ from maestro_shm.errors import StoreError, StoreFullError, StoreUnavailableError
 from maestro_shm.open_calls import Call, OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
 from maestro_shm.shared import election, wire
+from maestro_shm.shared.rivalry import Rivalries
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
 from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
 from maestro_shm.vigil import Vigil
@@ -40,6 +41,7 @@ _MOST_AT_REST: Final = 64
 """Lines that are kept; a program may have many waits at once, and seldom."""
 _WAIT_GRACE: Final = 2.0
 """Seconds that a server may be late with the answer to a wait that has an end."""
+_GIVE_BACK_SECONDS: Final = 0.5
 _MOST_BREAKS: Final = 100
 """Servers that may end during one wait."""
 _Part = TypeVar("_Part")
@@ -172,6 +174,58 @@ class StoreProxy(managers.BaseProxy):
         self._result(reply)
         return True
 
+    def rivalries(self) -> Rivalries:
+        """Of this process."""
+        self._begin_if_forked()
+        return self._rivalries
+
+    def turn(self, stream: str, commits: int, lease: float, idle: float, patience: float) -> tuple[int, int] | None:
+        """A turn of a stream, for so many commits and seconds: its number, and how many others want one.
+
+        It is over, too, when after a commit none follows for `idle` seconds.
+
+        None where it does not come within as many seconds of patience, or the server leaves: a turn saves work, and one
+        can do without. Raises `StoreUnavailableError` where there is no server, or it does not answer.
+        """
+        self._begin_if_forked()
+        client_id, numbers = self._identity
+        patience = min(patience, self._timeout)
+        deadline = time.monotonic() + patience + min(self._timeout, _WAIT_GRACE)
+        request = [stream, client_id, commits, *(math.ceil(1000 * seconds) for seconds in (lease, idle, patience))]
+        vigil = Vigil()
+        self._vigils.add(vigil)
+        try:
+            line = self._take() or self._attach(deadline, resent=False)
+            with vigil.woken_by(line.interrupt):
+                if self._is_closed:
+                    line.close()
+                    return None
+                reply = self._ask(line, line.wait, [next(numbers), None, "turn", request], deadline, "")
+        except _BROKEN:
+            return None
+        except StoreUnavailableError:
+            if self._is_closed:
+                return None
+            raise
+        finally:
+            self._vigils.discard(vigil)
+        self._rest_after_vigil(line, vigil)
+        number_and_rivals: tuple[int, int] | None = self._result(reply)
+        return number_and_rivals
+
+    def give_back(self, stream: str, number: int) -> None:
+        """End a turn. If that does not succeed it ends by itself."""
+        self._begin_if_forked()
+        line = self._take()
+        if line is None:
+            return
+        message = [next(self._identity[1]), None, "give_back", [stream, number]]
+        try:
+            self._ask(line, line.post, message, time.monotonic() + _GIVE_BACK_SECONDS, "")
+        except (*_BROKEN, StoreUnavailableError):
+            return
+        self._rest(line)
+
     def _rest_after_vigil(self, line: Line, vigil: Vigil) -> None:
         """Called when nobody can interrupt it any more: somebody else may have it at once."""
         if vigil.is_over:
@@ -194,6 +248,7 @@ class StoreProxy(managers.BaseProxy):
         self._at_rest = lines
         self._open_calls = OpenCalls()
         self._vigils: set[Vigil] = set()
+        self._rivalries = Rivalries()
         # One value, so that threads that begin at the same moment after a fork have no commit id in common.
         self._identity = os.urandom(8), itertools.count(1)
         self._process = os.getpid()  # last: who is interrupted on the way here begins again

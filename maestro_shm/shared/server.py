@@ -17,9 +17,10 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing import managers
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
@@ -32,6 +33,7 @@ from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Address, Mailboxes
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.rows import Row
+from maestro_shm.shared.stream_turns import Asked, HeldBack, StreamTurns, asked, commit_of
 from maestro_shm.shared.transport import Listener, user_of
 from maestro_shm.shared.waiting import Waiting, Wanted
 
@@ -43,6 +45,16 @@ _BETWEEN_COMPACTIONS: Final = 300.0
 """Seconds between the beginnings of two that nobody asked for, whatever becomes of the first."""
 _MOST_KEPT_FREE: Final = 32
 """Descriptors that no client gets: a log that grows needs some, or nobody could commit any more."""
+
+
+class Later(NamedTuple):
+    """In place of the reply to a commit that is held back, since another client has the turn of this stream."""
+
+    stream: str
+
+
+Late = Wanted | Asked | Later
+"""What stands for a reply that is due later."""
 
 
 class LoopServer(managers.Server):
@@ -76,6 +88,8 @@ class LoopServer(managers.Server):
         """Of mailboxes."""
         self._events = Waiting()
         self._commits = Waiting()
+        self._turns = StreamTurns()
+        self._may_hold_back = True
         self._awaited_incarnation = self.journal.incarnation
         self._has_woken = False
         """Who was woken just now needs the processor that a watch would keep."""
@@ -119,17 +133,24 @@ class LoopServer(managers.Server):
                     key.data()
                     if self._store_ends:
                         break  # let nobody in to a store that is no more
-                if self._held_back:
-                    self._settle()
-                if self.journal.goes_over():
-                    self._go_over()
-                if self._events or self._commits:
-                    self._answer_waiting()
+                self._answer_late()
                 if (now := time.monotonic()) >= self._chores_due:
                     self._chores_due = now + _TICK
                     self._do_chores(now)
         finally:
             self._end()
+
+    def _answer_late(self) -> None:
+        if self._turns:
+            self._release()
+        if self._held_back:
+            self._settle()
+        if self.journal.goes_over():
+            self._go_over()
+        if self._events or self._commits:
+            self._answer_waiting()
+        if self._turns:
+            self._grant()
 
     def destroy(self) -> None:
         """Remove the store, unless others are connected."""
@@ -167,6 +188,17 @@ class LoopServer(managers.Server):
         """The same for a commit of whatever kind behind this offset."""
         return self._wanted(self._commits, self.journal.mark, incarnation, offset + 1, milliseconds)
 
+    def turn(self, stream: str, client: bytes, commits: int, lease: int, idle: int, patience: int) -> Asked:
+        """Answer when it is the client's turn to make commits to a stream, or with None when its patience is over.
+
+        Lease, idleness and patience are in milliseconds.
+        """
+        return asked(stream, client, commits, lease, idle, patience)
+
+    def give_back(self, stream: str, number: int) -> None:
+        """End a turn."""
+        self._turns.give_back(stream, number)
+
     def _wanted(self, among: Waiting, reached: int, *arguments: int) -> Wanted | None:
         if any(type(argument) is not int for argument in arguments):
             raise TypeError(f"a wait is for three numbers, not {shown(arguments)}")
@@ -178,10 +210,10 @@ class LoopServer(managers.Server):
         if self.journal.goes_over():
             return 0.0
         longest = LONGEST_SLEEP if self._owners else _TICK
-        if not self._events and not self._commits:
+        if not self._events and not self._commits and not self._turns:
             return longest
         now = time.monotonic()
-        return min(self._events.seconds(now, longest), self._commits.seconds(now, longest))
+        return min(among.seconds(now, longest) for among in (self._events, self._commits, self._turns))
 
     def _accept(self) -> None:
         try:
@@ -234,13 +266,20 @@ class LoopServer(managers.Server):
         self._asking = peer
         peer.asks_by_mail = by_mail
         number, reply = self._answer(payload)
-        if isinstance(reply, Wanted):
-            if not reply.among.add(peer, number, reply):
+        if not isinstance(reply, bytes):
+            if not self._keep_waiting(peer, number, reply, HeldBack(peer, payload, by_mail)):
                 raise wire.ProtocolError("it waits already")
         elif self.journal.is_unsettled and not self._store_ends:
             self._held_back.append((peer, number, reply))
         else:
             self._reply(peer, reply)
+
+    def _keep_waiting(self, peer: Peer, number: int, reply: Late, request: HeldBack) -> bool:
+        if isinstance(reply, Wanted):
+            return reply.among.add(peer, number, reply)
+        if isinstance(reply, Asked):
+            return self._turns.ask(peer, number, reply)
+        return self._turns.hold_back(reply.stream, request)
 
     def _reply(self, peer: Peer, reply: bytes) -> None:
         """By the way that the request came."""
@@ -297,6 +336,23 @@ class LoopServer(managers.Server):
                 self._deal_with(peer, self._reply, peer, wire.payload_of([number, True, None]))
                 self._has_woken = True
 
+    def _release(self) -> None:
+        """Carry out the commits that need not wait for the turn of another any longer."""
+        self._turns.expire(time.monotonic())
+        released = self._turns.released()
+        self._may_hold_back = False
+        for peer, payload, by_mail in released:
+            if peer in self._peers:
+                self._deal_with(peer, partial(self._respond, peer, payload, by_mail=by_mail))
+        self._may_hold_back = True
+
+    def _grant(self) -> None:
+        """Tell whose turn it is, when what was committed before it can be read."""
+        for peer, number, turn in self._turns.answers():
+            if peer in self._peers:
+                self._deal_with(peer, self._reply, peer, wire.payload_of([number, True, turn]))
+                self._has_woken = True
+
     def _deal_with(self, peer: Peer, action: Callable[..., None], *arguments: object) -> None:
         """Whatever comes of it, go on: with the client, or without."""
         was_known, had_unsent = peer.is_known, bool(peer.unsent)
@@ -335,6 +391,7 @@ class LoopServer(managers.Server):
                 self._mail.take_back(peer.mailbox)
         self._events.forget(peer)
         self._commits.forget(peer)
+        self._turns.forget(peer)
         if peer.is_known:
             self._count_clients()
 
@@ -343,7 +400,7 @@ class LoopServer(managers.Server):
         self.journal.count_clients(clients)
         self._idle_since = time.monotonic()
 
-    def _answer(self, payload: bytes) -> tuple[int, bytes | Wanted]:
+    def _answer(self, payload: bytes) -> tuple[int, bytes | Late]:
         """The number of a request, and the reply, or when it is due."""
         try:
             number, ident, method, arguments = wire.unpack(payload)
@@ -355,15 +412,19 @@ class LoopServer(managers.Server):
             function = self._calls[ident, method]
         except (KeyError, TypeError):
             raise wire.ProtocolError(f"no such call: {shown(ident)}, {shown(method)}") from None
+        if self._turns and (commit := commit_of(method, arguments)):
+            if self._may_hold_back and (stream := self._turns.waits_for(commit)) is not None:
+                return number, Later(stream)
+            self._turns.note(commit)
         with self.mutex:
             reply = self._outcome(number, function, arguments)
-        return number, reply if isinstance(reply, Wanted) else wire.payload_of(reply)
+        return number, wire.payload_of(reply) if isinstance(reply, list) else reply
 
-    def _outcome(self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any] | Wanted:
+    def _outcome(self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any] | Late:
         """The reply to a call, or when it is due."""
         try:
             result = function(*arguments)
-            return result if type(result) is Wanted else [number, True, result]
+            return result if isinstance(result, (Wanted, Asked)) else [number, True, result]
         except StoreError as error:
             if self.journal.is_broken:
                 self._leave()

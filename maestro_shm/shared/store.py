@@ -31,6 +31,7 @@ from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.rows import rows_of
 from maestro_shm.shared.transport import Line
+from maestro_shm.shared.turn_attempts import TurnAttempts
 from maestro_shm.submissions import Outcome
 from maestro_shm.transaction import refuse_within
 from maestro_shm.validation import PackedEvent
@@ -234,6 +235,9 @@ class SharedStore(Backend):
         except StoreUnavailableError:
             self._check_open()
             raise
+
+    def _attempts(self, timeout: float, stream: str | None = None) -> TurnAttempts:
+        return TurnAttempts(timeout, self._proxy, stream)
 
     def _wait(self, incarnation: int, position: int, deadline: float, vigil: Vigil) -> None:
         self._wait_by("wait", incarnation, position, deadline, vigil)

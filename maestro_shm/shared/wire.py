@@ -20,7 +20,7 @@ from maestro_shm.packers import Packers
 
 METHODS: Final = ("commit_events", "commit", "commit_snapshot", "truncate", "reset", "adopt", "goes_over")
 """What a client may call of the journal."""
-SERVER_METHODS: Final = ("destroy", "stop", "mailbox", "commit_each", "wait", "wait_for_commit")
+SERVER_METHODS: Final = ("destroy", "stop", "mailbox", "commit_each", "wait", "wait_for_commit", "turn", "give_back")
 """What a client may call of the server itself."""
 
 _LENGTH: Final = struct.Struct(">I")

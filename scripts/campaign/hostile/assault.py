@@ -175,6 +175,8 @@ def _recorded(served: Served) -> list[bytes]:
     proxy.commit([], [("table", "key", 1, b"")], [(ENTRY, "table", "other", 0), (TABLE, "table", "", 0)], _nothing)
     snapshot = ms.Snapshot("attacker-1", 1, {"balance": 5})
     proxy.commit_snapshot("attacker-1", 1, validation.pack_snapshot(snapshot, 1 << 20))
+    if turn := proxy.turn("attacker-1", 5, 0.05, 0.02, 1.0):
+        proxy.give_back("attacker-1", turn[0])
     again = [_sent_again(request) for request in line.requests]
     proxy.close()
     others: tuple[list[Any], ...] = ([9, "journal", "reset", []], [0, None, "destroy", []], [0, None, "stop", []])

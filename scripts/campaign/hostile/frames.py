@@ -16,8 +16,7 @@ from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared import draft, handshake, journal, mailboxes, wire
 from maestro_shm.shared.mailboxes import LARGEST_MESSAGE
 from maestro_shm.shared.peer import Peer
-from maestro_shm.shared.server import LoopServer
-from maestro_shm.shared.waiting import Wanted
+from maestro_shm.shared.server import Late, LoopServer
 
 _PLANTED_MESSAGES: Final = 600
 _PLANTED_PATIENCE: Final = 3.0
@@ -65,7 +64,7 @@ def _before_answering(harm: Callable[[LoopServer, bytes], bytes | None]) -> Call
     def plant() -> None:
         answer = LoopServer._answer
 
-        def harmful(server: LoopServer, payload: bytes) -> tuple[int, bytes | Wanted]:
+        def harmful(server: LoopServer, payload: bytes) -> tuple[int, bytes | Late]:
             instead = harm(server, payload)
             return answer(server, payload) if instead is None else (0, instead)
 

@@ -22,8 +22,7 @@ from campaign.hostile.served import Served
 from campaign.planting import exchange
 from maestro_shm.shared import peer
 from maestro_shm.shared.peer import Peer
-from maestro_shm.shared.server import LoopServer
-from maestro_shm.shared.waiting import Wanted
+from maestro_shm.shared.server import Late, LoopServer
 
 _SILENT: Final = 400
 _STRANGERS: Final = 10
@@ -89,7 +88,7 @@ def _p99(store: ms.Store, commits: int) -> float:
 def _answer_the_slower_the_more_there_are() -> None:
     answer = LoopServer._answer
 
-    def slowly(self: LoopServer, payload: bytes) -> tuple[int, bytes | Wanted]:
+    def slowly(self: LoopServer, payload: bytes) -> tuple[int, bytes | Late]:
         if b"commit_events" in payload:
             time.sleep(len(self._peers) / 4000)
         return answer(self, payload)
