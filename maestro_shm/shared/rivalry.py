@@ -21,8 +21,8 @@ _MARGIN: Final = 3
 _ROUND: Final = 0.2
 _SHORTEST_SLICE: Final = 0.005
 _LONGEST_SLICE: Final = 0.04
-"""Seconds. For how long a turn is kept for further commands: so that all who want one have theirs within a round. To wake up the
-next one takes as long as some commits, and on a busy machine as many; a slice of many commits pays for that."""
+"""Seconds for which a turn is kept for further commands, so that all who want one have theirs within a round. To wake
+the next one takes as long as some commits, on a busy machine as many; a slice of many commits pays for that."""
 _PROMPT: Final = 0.002
 """Seconds within which a command comes at once after the one before: a turn that is kept for it holds up all others."""
 _FIRST_RUN: Final = 8.0
