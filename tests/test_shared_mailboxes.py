@@ -538,21 +538,21 @@ def test_connections_beyond_the_mailboxes_go_by_the_socket_until_one_is_free(pat
 def test_all_lines_of_a_process_share_one_map_and_leave_nothing_open(path: Path) -> None:
     store = ms.connect(path)
     commit(store, 1)
-    before, mapped = open_descriptors(), maps_of_mail()
+    before, mapped = open_descriptors(), maps_of_mail(path)
     assert mapped == 1
     opened = [line_to(path) for _ in range(20)]
     assert open_descriptors() == before + 20
-    assert maps_of_mail() == 1
+    assert maps_of_mail(path) == 1
     for line in opened:
         line.close()
     assert open_descriptors() == before
     store.close()
-    assert maps_of_mail() == 0
+    assert maps_of_mail(path) == 0
     opened[0].close()
 
 
-def maps_of_mail() -> int:
-    return Path("/proc/self/maps").read_text(encoding="utf-8").count(f"/{mailboxes._PREFIX}")
+def maps_of_mail(directory: Path) -> int:
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count(f"{directory}/{mailboxes._PREFIX}")
 
 
 def test_the_file_is_its_owners_alone_whatever_the_umask(path: Path) -> None:
