@@ -137,8 +137,10 @@ ALLOWED = {
     | WRITER
     | LINE
     | PLACE
-    | {"shared.peer", "shared.waiting", "shared.incoming", "shared.mailboxes", "shared.complaints", "shared.launch"}
-    | {"shared.stream_turns"},
+    | {"shared.peer", "shared.waiting", "shared.incoming", "shared.mailboxes", "shared.complaints"}
+    | {"shared.stream_turns", "shared.door", "shared.compaction_duty"},
+    "shared.door": {"shared.peer", "shared.transport"},
+    "shared.compaction_duty": BASE | {"shared.launch", "shared.complaints", "shared.journal"},
     "shared.process": BASE
     | WRITER
     | LINE

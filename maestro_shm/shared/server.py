@@ -8,43 +8,34 @@ and whatever fails, it goes on; only a journal that broke off in mid-commit ends
 from __future__ import annotations
 
 import contextlib
-import errno
-import math
 import os
-import resource
 import selectors
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import managers
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from maestro_shm.errors import InvalidEventError, StoreError, StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import launch, wire
+from maestro_shm.shared import wire
+from maestro_shm.shared.compaction_duty import CompactionDuty
 from maestro_shm.shared.complaints import Complaints
 from maestro_shm.shared.directory import Settings
+from maestro_shm.shared.door import Door
 from maestro_shm.shared.incoming import Incoming
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Address, Mailboxes
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.rows import Row
 from maestro_shm.shared.stream_turns import Asked, HeldBack, StreamTurns, asked, commit_of
-from maestro_shm.shared.transport import Listener, user_of
+from maestro_shm.shared.transport import Listener
 from maestro_shm.shared.waiting import Waiting, Wanted
 
 _TICK: Final = 1.0
 """Seconds between two looks at whether it is time to leave."""
-_GRACE: Final = 60.0
-"""Seconds for which the files that a compaction replaced keep their names."""
-_BETWEEN_COMPACTIONS: Final = 300.0
-"""Seconds between the beginnings of two that nobody asked for, whatever becomes of the first."""
-_MOST_KEPT_FREE: Final = 32
-"""Descriptors that no client gets: a log that grows needs some, or nobody could commit any more."""
 
 
 class Later(NamedTuple):
@@ -78,8 +69,7 @@ class LoopServer(managers.Server):
         self._calls: dict[tuple[str | None, str], Callable[..., Any]] = {}
         self._calls |= {("journal", method): getattr(self.journal, method) for method in exposed}
         self._calls |= {(None, method): getattr(self, method) for method in self.public}
-        self._key = bytes(authkey)
-        self._message_limit = self.journal.max_commit_bytes + wire.OVERHEAD
+        self._door = Door(self.listener.socket, bytes(authkey), self.journal.max_commit_bytes + wire.OVERHEAD)
         self._peers: set[Peer] = set()
         self._held_back: list[tuple[Peer, int, bytes]] = []
         """Replies that wait for the disk, with the numbers of their requests."""
@@ -94,11 +84,8 @@ class LoopServer(managers.Server):
         self._has_woken = False
         """Who was woken just now needs the processor that a watch would keep."""
         self._complaints = Complaints()
-        self._spare_descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._compaction_duty = CompactionDuty(self.journal, self._complaints)
         self._idle_since = self._chores_due = time.monotonic()
-        self._sweep_due = math.inf
-        self._compactor: launch.Compactor | None = None
-        self._compaction_due = 0.0
         self._sees_creator = False
         self._leaving = False
         self._store_ends = False
@@ -146,7 +133,9 @@ class LoopServer(managers.Server):
         if self._held_back:
             self._settle()
         if self.journal.goes_over():
-            self._go_over()
+            self._compaction_duty.go_over()
+            if self.journal.is_broken:
+                self._leave()
         if self._events or self._commits:
             self._answer_waiting()
         if self._turns:
@@ -216,35 +205,9 @@ class LoopServer(managers.Server):
         return min(among.seconds(now, longest) for among in (self._events, self._commits, self._turns))
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self.listener.socket.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_away()
-            return
-        connection.settimeout(0)
-        if user_of(connection) not in (None, 0, os.geteuid()) or _is_among_the_last(connection.fileno()):
-            connection.close()
-            return
-        try:
-            peer = Peer(connection, self._key, self._message_limit)
-        except OSError:  # it left before it was greeted
-            connection.close()
-            return
-        self._peers.add(peer)
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._attend(peer))
-
-    def _turn_away(self) -> None:
-        """Out of descriptors: give up the spare one to take the connection and close it, or it would wake us always."""
-        if self._spare_descriptor is not None:
-            os.close(self._spare_descriptor)
-            self._spare_descriptor = None
-        with contextlib.suppress(OSError):
-            self.listener.socket.accept()[0].close()
-        with contextlib.suppress(OSError):
-            self._spare_descriptor = os.open(os.devnull, os.O_RDONLY)
+        if (peer := self._door.admit()) is not None:
+            self._peers.add(peer)
+            self._selector.register(peer.socket, selectors.EVENT_READ, lambda: self._attend(peer))
 
     def _attend(self, peer: Peer) -> None:
         if peer not in self._peers:
@@ -309,20 +272,6 @@ class LoopServer(managers.Server):
                 self._deal_with(
                     peer, self._reply, peer, wire.payload_of(wire.refusal(number, error)) if error else reply
                 )
-
-    def _go_over(self) -> None:
-        """Do a little of what is left of a compaction. The former files stay for a while, for cuts that are held.
-
-        To let go of them takes 0.1 ms for each MiB, and to remove them 0.2, so threads do it (which hold no lock then).
-        """
-        try:
-            if (former := self.journal.go_over()) is not None:
-                threading.Thread(target=former.close, daemon=True).start()
-        except (OSError, StoreError):
-            self._complaints.about_exception()
-            if self.journal.is_broken:
-                self._leave()
-        self._sweep_due = time.monotonic() + _GRACE
 
     def _answer_waiting(self) -> None:
         incarnation = self.journal.incarnation
@@ -444,25 +393,12 @@ class LoopServer(managers.Server):
         if self.journal.is_broken or not self._holds_directory():
             self._leave()
             return
-        self._look_after_compactions(now)
+        self._compaction_duty.look_after(now)
         if self._settings.creator is None:
             if not self._peers and now - self._idle_since > self._settings.idle_timeout:
                 self._leave()
         elif not self._sees_creator and not creators.is_alive(self._settings.creator):
             self._end_store()
-
-    def _look_after_compactions(self, now: float) -> None:
-        if self._compactor is not None and self._compactor.has_ended:
-            self._compactor = None
-        if now >= self._sweep_due and not self.journal.goes_over():
-            self._sweep_due = math.inf
-            threading.Thread(target=_remove, args=(self.journal.former_files(),), daemon=True).start()
-        if self._compactor is None and now >= self._compaction_due and self.journal.is_mostly_dead:
-            self._compaction_due = now + _BETWEEN_COMPACTIONS
-            try:
-                self._compactor = launch.Compactor(self.journal.directory)
-            except StoreError:
-                self._complaints.about_exception()
 
     def _holds_directory(self) -> bool:
         """Whether the store's directory is still the one that we hold; somebody may have removed it by hand."""
@@ -494,8 +430,7 @@ class LoopServer(managers.Server):
         if self._holds_directory():
             self._mail.close()
         self.journal.close()
-        if self._spare_descriptor is not None:
-            os.close(self._spare_descriptor)
+        self._door.close()
 
     def _remove_store(self) -> None:
         if self._holds_directory():
@@ -510,14 +445,3 @@ class StoreManager(managers.BaseManager):
 
     def get_server(self) -> LoopServer:
         return LoopServer(self._registry, self._address, self._authkey, self._serializer)  # type: ignore[attr-defined]
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def _is_among_the_last(descriptor: int) -> bool:
-    """Whether the descriptors run out. Each new one is the lowest that is free, so its number tells."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit != resource.RLIM_INFINITY and descriptor >= limit - min(_MOST_KEPT_FREE, limit // 8)

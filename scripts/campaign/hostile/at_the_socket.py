@@ -20,8 +20,7 @@ from campaign.hostile.conversation import Conversation
 from campaign.hostile.served import Served
 from campaign.planting import exchange
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared import handshake, process, server, wire
-from maestro_shm.shared.server import LoopServer
+from maestro_shm.shared import door, handshake, process, wire
 from maestro_shm.shared.transport import Line, Listener
 
 _CONSTANT: Final = handshake.GREETING + bytes(handshake.NONCE_BYTES)
@@ -49,7 +48,7 @@ def _user_at_the_directory(scratch: Path, door: Door) -> bool:
 
 
 def _ask_nobody_who_he_is() -> None:
-    exchange(server, "user_of", lambda _: None)
+    exchange(door, "user_of", lambda _: None)
 
 
 def _open_all_files() -> None:
@@ -114,14 +113,14 @@ def _take_md5() -> None:
 
 
 def _be_the_stock_server() -> None:
-    def accept(self: LoopServer) -> None:
-        connection, _ = self.listener.socket.accept()
+    def admit(self: door.Door) -> None:
+        connection, _ = self._listening.accept()
         connection.settimeout(None)
         with stock.Connection(connection.detach()) as other:
             stock.deliver_challenge(other, self._key)
             stock.answer_challenge(other, self._key)
 
-    exchange(LoopServer, "_accept", accept)
+    exchange(door.Door, "admit", admit)
 
 
 # Proofs of somebody else

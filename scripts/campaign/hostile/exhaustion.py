@@ -20,8 +20,8 @@ from campaign.hostile import crowd
 from campaign.hostile.conversation import Ended
 from campaign.hostile.served import Served, processor_seconds
 from campaign.planting import exchange
-from maestro_shm.shared import server
-from maestro_shm.shared.server import LoopServer
+from maestro_shm.shared import door
+from maestro_shm.shared.door import Door
 
 _MORE: Final = 60
 """Descriptors that the server may have beyond those that it has."""
@@ -136,18 +136,18 @@ def _lets_in(served: Served) -> bool:
 
 
 def _take_the_last() -> None:
-    exchange(server, "_is_among_the_last", lambda _: False)
+    exchange(door, "_is_among_the_last", lambda _: False)
 
 
 def _let_them_wait() -> None:
-    exchange(LoopServer, "_turn_away", lambda _: None)
+    exchange(Door, "_turn_away", lambda _: None)
 
 
 def _close_the_door() -> None:
-    def shut(self: LoopServer) -> None:
-        self._selector.unregister(self.listener.socket)
+    def shut(self: Door) -> None:
+        self._listening.close()
 
-    exchange(LoopServer, "_turn_away", shut)
+    exchange(Door, "_turn_away", shut)
 
 
 _PLANTED: Final[dict[str, Callable[[], None]]] = {
