@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError, StoreFullError
+from maestro_shm.errors import ConflictError, InvalidEntryError, InvalidEventError, StoreFullError, TruncationError
 
 MAX_CALLS: Final = 1024
 MAX_BYTES: Final = 1 << 26
 """Of the calls that are remembered; the newest is, however large."""
+
+REFUSALS: Final = (ConflictError, InvalidEventError, InvalidEntryError, TruncationError)
+"""What a call ends with whose commit is not stored, whatever was sent before."""
 
 _Made = TypeVar("_Made")
 Call = tuple[Any, ...]
@@ -51,7 +54,7 @@ def carry_out(open_calls: OpenCalls, call: Call, commit_id: bytes, send: Callabl
             commit_id, is_open = open_calls[call], True
             del open_calls[call]
         return send(commit_id, is_open)
-    except (ConflictError, InvalidEventError, InvalidEntryError):
+    except REFUSALS:
         raise
     except StoreFullError:
         if is_open:

@@ -7,6 +7,7 @@ waits for it at its end, so that nothing that was submitted is lost by a program
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -62,9 +63,7 @@ class Submissions:
             while self._bytes > MOST_WAITING_BYTES and threading.current_thread() is not self._thread:
                 self._changed.wait()
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="maestro_shm submissions")
-                thread.start()
-                self._thread = thread
+                self._start()
             self._queue.append(submission)
             self._bytes += submission.size
             self._changed.notify_all()
@@ -87,6 +86,14 @@ class Submissions:
         self._is_ending = False
         self._process = os.getpid()
 
+    def _start(self) -> None:
+        thread = self._thread = threading.Thread(target=self._run, name="maestro_shm submissions")
+        try:
+            thread.start()
+        except BaseException:
+            self._thread = None  # it may run all the same, where a signal's handler raised: it ends then
+            raise
+
     def _run(self) -> None:
         while batch := self._next():
             _settle(batch)
@@ -97,6 +104,8 @@ class Submissions:
     def _next(self) -> list[_Submission]:
         """The next ones that are carried out together; none when it is time to end."""
         with self._changed:
+            if threading.current_thread() is not self._thread:
+                return []
             if not self._queue and not self._is_ending:
                 self._changed.wait_for(lambda: self._queue or self._is_ending, _LINGER)
             batch: list[_Submission] = []
@@ -122,7 +131,10 @@ def _settle(batch: list[_Submission]) -> None:
     except BaseException as error:  # noqa: BLE001 (it is for who asks the futures)
         outcomes = [error] * len(wanted)
     for submission, outcome in zip(wanted, outcomes, strict=True):
-        if isinstance(outcome, BaseException):
-            submission.future.set_exception(outcome)
-        else:
-            submission.future.set_result(outcome)
+        try:
+            if isinstance(outcome, BaseException):
+                submission.future.set_exception(outcome)
+            else:
+                submission.future.set_result(outcome)
+        except BaseException:  # noqa: BLE001 (a callback may raise SystemExit, which a future lets through)
+            threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))

@@ -79,7 +79,7 @@ class Books:
         compaction = Compaction(self.directory, whole_commits)
         compaction.run()
         meanwhile()
-        self.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        self.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
         while self.journal.goes_over():
             meanwhile()
             if (former := self.journal.go_over()) is not None:

@@ -217,6 +217,7 @@ def test_the_past_has_its_events_and_no_tables(books: Books) -> None:
 
 def test_what_is_committed_meanwhile_is_there(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(succession, "_SLICE", 2)
+    monkeypatch.setattr(succession, "_PER_COMMITTED", 0)
     number = 20
 
     def work() -> None:
@@ -245,12 +246,12 @@ def test_a_reset_meanwhile_ends_it(books: Books) -> None:
     compaction.run()
     books.reset()
     with pytest.raises(StoreUnavailableError, match="since its files were copied"):
-        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     books.commit(("b", 1, None))
     books.check()
     compaction = Compaction(books.directory, 0)
     compaction.run()
-    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     books.reset()
     assert not books.journal.goes_over()
     books.commit(("c", 1, None))
@@ -264,7 +265,7 @@ def test_another_server_meanwhile_ends_it(books: Books) -> None:
     compaction.run()
     books.reopen()
     with pytest.raises((StoreUnavailableError, FileNotFoundError)):
-        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     assert files(books) == files_of_number(1)
     books.compact()
     books.check()
@@ -275,16 +276,55 @@ def test_what_cannot_be_adopted_is_refused(books: Books, source_end: Any) -> Non
     compaction = Compaction(books.directory, 0)
     compaction.run()
     with pytest.raises(ms.InvalidEventError):
-        books.journal.adopt(compaction.number, compaction.epoch, source_end)
+        books.journal.adopt(compaction.number, compaction.epoch, source_end, resent=False)
     books.compact()
     books.check()
+
+
+@pytest.mark.parametrize("commits", [20, 64])
+def test_a_server_gets_there_however_much_is_committed_meanwhile(books: Books, commits: int) -> None:
+    compaction = Compaction(books.directory, 0)
+    compaction.run()
+    for sequence in range(1, 301):
+        books.commit((f"beside-{sequence}", 1, None))
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
+    for round_number in range(200):
+        for number in range(commits):
+            books.commit((f"round-{round_number}-{number}", 1, None))
+        if (former := books.journal.go_over()) is not None:
+            former.close()
+            break
+    assert not books.journal.goes_over()
+    books.check()
+
+
+def test_a_commit_that_is_damaged_before_it_was_brought_over_ends_the_compaction(books: Books) -> None:
+    compaction = Compaction(books.directory, 0)
+    compaction.run()
+    end = books.journal.published
+    books.commit(("late", 1, "body"))
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
+    books.journal._files.log.write(end + 30, end + 30, b"damage")
+    with pytest.raises(CorruptLogError, match="no whole commit"):
+        books.journal.go_over()
+    assert not books.journal.goes_over()
+
+
+def test_an_adoption_that_is_sent_again_has_been_heard(books: Books) -> None:
+    compaction = Compaction(books.directory, 0)
+    compaction.run()
+    books.commit(("late", 1, None))
+    for resent in (False, True):
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=resent)
+    with pytest.raises(StoreUnavailableError):
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
 
 
 def test_files_that_do_not_fit_are_not_adopted(books: Books) -> None:
     compaction = Compaction(books.directory, 0)
     compaction.run()
     set_header(books.directory / recovery.SUCCESSOR, head.LAST_POSITION, 3)
-    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     with pytest.raises(CorruptLogError):
         books.journal.go_over()
     assert not books.journal.goes_over()
@@ -328,7 +368,7 @@ def test_a_server_that_is_killed_while_it_goes_over_leaves_either_set_of_files(
     sequence = 20
 
     def work() -> None:
-        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
         while books.journal.goes_over():
             books.journal.go_over()
 
@@ -361,7 +401,7 @@ def test_a_recovery_that_is_killed_at_any_line_tells_readers_of_files_that_were_
     for step in itertools.count(1, 5):
         compaction = Compaction(books.directory, 0)
         compaction.run()
-        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
         # Behind the new name of the header, and before the mark in the old one.
         assert killed_at_line(1, books.journal.go_over, within="flush_names")
         assert (books.directory / recovery.REPLACED_HEADER).exists()
@@ -399,7 +439,7 @@ def test_a_server_without_room_stays_with_the_present_files(books: Books, monkey
         compaction = Compaction(books.directory, 0)
         compaction.run()
         books.commit((f"large-{number}", 1, "x" * 800_000), *((f"key-{number}-{other}", 1, "") for other in range(400)))
-        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
         with no_room_from_call(number, monkeypatch):
             try:
                 finish(books)
@@ -502,7 +542,7 @@ def test_a_disk_that_fails_at_the_last_step_leaves_the_new_files_to_the_next_ser
 ) -> None:
     compaction = Compaction(books.directory, 0)
     compaction.run()
-    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     with monkeypatch.context() as patch:
         patch.setattr(recovery, "flush_names", refuse)
         with pytest.raises(DiskError):
@@ -521,7 +561,7 @@ def test_a_server_that_fails_behind_the_last_step_leaves_the_new_files_to_the_ne
 ) -> None:
     compaction = Compaction(books.directory, 0)
     compaction.run()
-    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     monkeypatch.setattr(books.journal, "_use", lambda _: refuse(books.directory))
     with pytest.raises(DiskError):
         finish(books)
@@ -538,7 +578,7 @@ def test_a_disk_that_fails_before_the_last_step_leaves_the_present_files(
 ) -> None:
     compaction = Compaction(books.directory, 0)
     compaction.run()
-    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     with monkeypatch.context() as patch:
         patch.setattr(recovery, step, refuse)
         with pytest.raises(DiskError):
@@ -563,11 +603,11 @@ def refuse(path: Path) -> None:
 def test_files_that_are_not_there_are_not_adopted(books: Books) -> None:
     compaction = Compaction(books.directory, 0)
     with pytest.raises(StoreUnavailableError, match="not there"):
-        books.journal.adopt(compaction.number, compaction.epoch, 16)
+        books.journal.adopt(compaction.number, compaction.epoch, 16, resent=False)
     compaction.run()
     (books.directory / recovery.SUCCESSOR / "log-2-000000").unlink()
     with pytest.raises(CorruptLogError):
-        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end)
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
     assert files(books)[:4] == files_of_number(1)
     books.commit(("a", 21, None))
     books.check()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
+from books import set_word
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import output_of
@@ -17,6 +19,8 @@ from store_contract import exactly
 import maestro_shm as ms
 from maestro_shm import submissions
 from maestro_shm.backend import Backend
+from maestro_shm.shared import header as head
+from maestro_shm.shared.store import SharedStore
 from maestro_shm.submissions import Submissions
 from maestro_shm.validation import PackedEvent
 
@@ -205,6 +209,49 @@ def test_whatever_fails_is_told_to_all_who_wait_for_it() -> None:
     several.finish()
 
 
+def test_a_callback_that_ends_the_thread_does_not_end_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
+
+    def leave(_: object) -> None:
+        sys.exit(1)
+
+    held, several = Held(), Submissions(10_000)
+    first = several.submit(packed(), held.carry_out)
+    first.add_done_callback(leave)
+    second = several.submit(packed(), held.carry_out)
+    held.let.set()
+    assert second.result(SOON) == []
+    assert several.submit(packed(), held.carry_out).result(SOON) == []
+    several.finish()
+    assert told == [SystemExit]
+
+
+def test_a_thread_whose_start_was_interrupted_carries_nothing_out_beside_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, several = Held(), Submissions(10_000)
+    threads: list[threading.Thread] = []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            threads.append(self)
+            if len(threads) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        several.submit(packed(), held.carry_out)
+    futures = [several.submit(packed(), held.carry_out) for _ in range(3)]
+    threads[0].join(SOON)
+    assert not threads[0].is_alive()
+    held.let.set()
+    wait(futures, SOON)
+    assert sum(held.batches) == 3
+    several.finish()
+
+
 # Of a shared store
 
 
@@ -269,3 +316,20 @@ def test_a_server_that_is_killed_meanwhile_loses_and_doubles_nothing(path: Any) 
         assert [one[0].sequence for one in told if isinstance(one, list)] == list(range(1, 2001))
         assert [found.sequence for found in store.get_events("a")] == list(range(1, 2001))
         assert store.last_position == 2000
+
+
+def test_commits_whose_outcome_is_open_are_known_by_their_ids_when_they_are_submitted_again(path: Any) -> None:
+    with ms.connect(path) as store:
+        assert isinstance(store, SharedStore)
+        store.commit_events([event(1)])
+        commits: list[list[PackedEvent]] = [[("a", sequence, None, b"\x93\xa4made\xc0\xc0")] for sequence in (2, 3)]
+        set_word(path, head.DISK_FAILED, 1)
+        told = store._commit_each(commits)
+        assert [type(one) for one in told] == [ms.StoreUnavailableError] * 2
+        left = dict(store._proxy._open_calls)
+        assert len(left) == 2
+        assert [type(one) for one in store._commit_each(commits)] == [ms.StoreUnavailableError] * 2
+        assert store._proxy._open_calls == left
+        set_word(path, head.DISK_FAILED, 0)
+        assert all(isinstance(one, list) for one in store._commit_each(commits))
+        assert not store._proxy._open_calls

@@ -5,6 +5,7 @@ The server has no part in it until all is there but the newest commits; those it
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -55,8 +56,10 @@ class Compaction:
             successor.log.flush(0, copyist.end)
             successor.header.words[head.DURABLE] = copyist.end
             successor.header.flush()
-        except CorruptLogError:
-            self._check_is_same()  # else the files are gone
+        except BaseException as error:
+            shutil.rmtree(self._directory / recovery.SUCCESSOR, ignore_errors=True)  # a full disk needs the room
+            if isinstance(error, CorruptLogError):
+                self._check_is_same()  # else the files are gone
             raise
         finally:
             successor.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +39,8 @@ class CompactionDuty:
         """Do a little of what is left of a compaction. If that breaks the journal it says so."""
         try:
             if (former := self._journal.go_over()) is not None:
-                threading.Thread(target=former.close, daemon=True).start()
-        except (OSError, StoreError):
+                _aside(former.close)
+        except Exception:  # noqa: BLE001 (whatever fails, the server goes on with the files that it has)
             self._complaints.about_exception()
         self._sweep_due = time.monotonic() + _GRACE
 
@@ -48,13 +50,21 @@ class CompactionDuty:
             self._compactor = None
         if now >= self._sweep_due and not self._journal.goes_over():
             self._sweep_due = math.inf
-            threading.Thread(target=_remove, args=(self._journal.former_files(),), daemon=True).start()
+            _aside(partial(_remove, self._journal.former_files()))
         if self._compactor is None and now >= self._compaction_due and self._journal.is_mostly_dead:
             self._compaction_due = now + _BETWEEN_COMPACTIONS
             try:
                 self._compactor = launch.Compactor(self._journal.directory)
             except StoreError:
                 self._complaints.about_exception()
+
+
+def _aside(work: Callable[[], None]) -> None:
+    """In a thread, or here where the system lets us have no further one."""
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError:
+        work()
 
 
 def _remove(paths: list[Path]) -> None:

@@ -57,10 +57,12 @@ def compact(directory: Path) -> None:
     with closing(FileLeases(directory / _LEASES)) as leases:
         if not leases.take(0):
             raise StoreUnavailableError(str(directory), "it is being compacted already")
+        # Then hang up: it takes long, and a store that is compacted by itself may be destroyed meanwhile.
+        election.attach(directory, time.monotonic() + _TIMEOUT).close()
+        compaction = Compaction(directory)
+        compaction.run()
         line = election.attach(directory, time.monotonic() + _TIMEOUT)
         with closing(StoreProxy(directory, _TIMEOUT, line)) as proxy:
-            compaction = Compaction(directory)
-            compaction.run()
             proxy.adopt(compaction.number, compaction.epoch, compaction.source_end)
             while proxy.goes_over():
                 time.sleep(_LOOK)

@@ -320,13 +320,17 @@ class Journal:
         """Whether the next set of files is nearly there."""
         return self._succession is not None
 
-    def adopt(self, number: int, epoch: int, source_end: int) -> None:
+    def adopt(self, number: int, epoch: int, source_end: int, resent: object) -> None:
         """Begin to go over to the next set of files, into which the log was copied up to an offset.
 
-        Raises `StoreUnavailableError` if they were made of other files than the present ones.
+        One that is sent again while that is under way has been heard. Raises `StoreUnavailableError` if they were made
+        of other files than the present ones.
         """
         self._check_may_write()
-        if (number, epoch) != (self._words[INCARNATION] + 1, self.epoch) or self._succession is not None:
+        is_next = (number, epoch) == (self._words[INCARNATION] + 1, self.epoch)
+        if resent and is_next and self._succession is not None:
+            return
+        if not is_next or self._succession is not None:
             raise StoreUnavailableError(str(self.directory), "it was reset or compacted since its files were copied")
         if type(source_end) is not int or not START <= source_end <= self._words[PUBLISHED]:
             raise InvalidEventError(f"the log was not copied up to {shown(source_end)}")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from maestro_shm.errors import StoreError, StoreFullError, StoreUnavailableError, shown
-from maestro_shm.open_calls import Call, OpenCalls, carry_out
+from maestro_shm.open_calls import REFUSALS, Call, OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.rivalry import Rivalries
@@ -89,9 +89,11 @@ class StoreProxy(managers.BaseProxy):
         try:
             replies = self._call(next(numbers), "commit_each", [sent, False], meanwhile)
             outcomes = [self._outcome(reply) for _, reply in zip(calls, replies, strict=True)]
-            # As in `carry_out`: without room it is not known what became of one that had been sent before.
-            told = zip(calls, former, outcomes, strict=True)
-            left_open = {call: left for call, left, outcome in told if left and isinstance(outcome, StoreFullError)}
+            left_open = {
+                call: commit_id
+                for call, commit_id, was_open, outcome in zip(calls, ids, former, outcomes, strict=True)
+                if _is_open_after(outcome, was_open=was_open is not None)
+            }
         finally:
             self._open_calls.update(left_open)
             self._open_calls.forget_oldest()
@@ -120,7 +122,7 @@ class StoreProxy(managers.BaseProxy):
     def adopt(self, number: int, epoch: int, source_end: int) -> None:
         """Let the server go over to the next set of files, into which its log was copied up to an offset."""
         self._begin_if_forked()
-        self._call(next(self._identity[1]), "adopt", [number, epoch, source_end])
+        self._call(next(self._identity[1]), "adopt", [number, epoch, source_end, False])
 
     def goes_over(self) -> bool:
         """Whether it is at that still."""
@@ -184,8 +186,8 @@ class StoreProxy(managers.BaseProxy):
 
         It is over, too, when after a commit none follows for `idle` seconds.
 
-        None where it does not come within as many seconds of patience, or the server leaves: a turn saves work, and one
-        can do without. Raises `StoreUnavailableError` where there is no server, or it does not answer.
+        None where it does not come within as many seconds of patience, or there is no server, or one that does not
+        answer: a turn saves work, and one can do without.
         """
         self._begin_if_forked()
         client_id, numbers = self._identity
@@ -201,12 +203,8 @@ class StoreProxy(managers.BaseProxy):
                     line.close()
                     return None
                 reply = self._ask(line, line.wait, [next(numbers), None, "turn", request], deadline, "")
-        except _BROKEN:
+        except (*_BROKEN, StoreUnavailableError):
             return None
-        except StoreUnavailableError:
-            if self._is_closed:
-                return None
-            raise
         finally:
             self._vigils.discard(vigil)
         self._rest_after_vigil(line, vigil)
@@ -372,6 +370,13 @@ class StoreProxy(managers.BaseProxy):
             return self._at_rest.pop()
         except IndexError:
             return None
+
+
+def _is_open_after(outcome: object, *, was_open: bool) -> bool:
+    """Whether it is not known what became of a commit, as `carry_out` has it."""
+    if isinstance(outcome, StoreFullError):
+        return was_open
+    return isinstance(outcome, StoreError) and not isinstance(outcome, REFUSALS)
 
 
 def _whether_done(_content: list[Any], reply: Any) -> bool:

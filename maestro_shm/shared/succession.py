@@ -13,6 +13,7 @@ from maestro_shm.shared.log import Log
 
 _SLICE: Final = 16
 """Records that are brought over at once: a millisecond's work, unless a commit has more."""
+_PER_COMMITTED: Final = 2
 _SAME: Final = (head.LAST_POSITION, head.AGGREGATES, head.TRUNCATED)
 
 
@@ -23,20 +24,28 @@ class Succession:
         self._former = former
         self._log = log
         self._source_end = source_end
+        self._published = former[head.PUBLISHED]
         self.files: Final = recovery.take_over(directory, former)
         self._copyist = Copyist(self.files)
 
     def advance(self) -> bool:
-        """Bring over some more of what is published; whether all is there. Raises `StoreFullError`."""
-        end = self._former[head.PUBLISHED]
+        """Bring over some more of what is published; whether all is there. Raises `StoreFullError`, `CorruptLogError`.
+
+        Where much is committed meanwhile it is twice that, or it would never be done.
+        """
+        begun, end = self._source_end, self._former[head.PUBLISHED]
+        enough = begun + _PER_COMMITTED * (end - self._published)
+        self._published = end
         records = 0
-        for frame, found in self._log.whole_frames(self._source_end):
-            if frame.offset >= end or records >= _SLICE:
+        for frame, found in self._log.whole_frames(begun):
+            if frame.offset >= end or (records >= _SLICE and frame.offset >= enough):
                 break
             if found:
                 self._copyist.append(frame, found)
             self._source_end = frame.end
             records += len(found)
+        if begun == self._source_end < end:
+            raise self._log.damage(begun, "no whole commit is found here")
         return self._source_end >= end
 
     def complete(self) -> None:
