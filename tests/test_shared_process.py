@@ -299,3 +299,40 @@ def test_the_time_of_a_call_is_one_time_however_many_steps_it_takes() -> None:
             ms.connect(target, timeout=1)
         assert time.monotonic() - started >= 1
         os.kill(server, signal.SIGCONT)
+
+
+DIES_EARLY = """
+import os
+from maestro_shm.shared import process
+
+say_ready = process._say_ready
+
+def die(directory):
+    started = {directory!r} + "/started"
+    open(started, "a").write("x")
+    if os.path.getsize(started) <= {times}:
+        os.kill(os.getpid(), 9)
+    say_ready(directory)
+
+process._say_ready = die
+"""
+
+
+@pytest.mark.parametrize(("times", "said"), [(3, "1"), (4, "could not start")])
+def test_a_server_that_is_killed_while_it_starts_gets_a_successor(
+    path: Path, tmp_path: Path, times: int, said: str
+) -> None:
+    package = other_package(tmp_path, DIES_EARLY.format(directory=str(tmp_path), times=times))
+    source = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import maestro_shm as ms
+        try:
+            with ms.connect(sys.argv[2]) as store:
+                print(store.commit_events([ms.Event("a", 1, "made", None)])[0].position)
+        except ms.StoreUnavailableError as error:
+            print(error)
+    """
+    with cleaned_up(path):
+        assert said in output_of(source, package.parent, path)
+    assert (tmp_path / "started").stat().st_size == 4

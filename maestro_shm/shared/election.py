@@ -28,6 +28,9 @@ _POLL: Final = 0.005
 _LOOK: Final = 0.02
 """Seconds to wait for the file lock until the next look whether there is a server."""
 
+_MOST_SILENT: Final = 3
+"""Servers that may be killed while they start before that is an error."""
+
 
 class _LockedError(StoreUnavailableError):
     """The file lock could not be had in time."""
@@ -49,6 +52,7 @@ def open_or_create(path: Path, settings: Settings, deadline: float) -> Line:
 
 def attach(path: Path, deadline: float) -> Line:
     """A line to the server of a store that exists; the server is started if need be. Raises as `open_or_create`."""
+    silent = 0
     while True:
         directories.check(path)
         if line := find(path, deadline):
@@ -59,6 +63,10 @@ def attach(path: Path, deadline: float) -> Line:
                     return line
         except _LockedError:
             if time.monotonic() >= deadline:
+                raise
+        except launches.SilentError:
+            silent += 1
+            if silent > _MOST_SILENT:
                 raise
 
 

@@ -42,6 +42,10 @@ _COMPACTION: Final = (
 )
 
 
+class SilentError(StoreUnavailableError):
+    """A server ended before it could say anything, as one does that is killed while it starts."""
+
+
 class Compactor:
     """A process that compacts a store, beside its server."""
 
@@ -109,7 +113,9 @@ def launch(directory: Path, deadline: float) -> None:
                     os.killpg(process.pid, signal.SIGKILL)
     if not said.endswith(READY):
         _raise_what_it_said(said)
-        raise StoreUnavailableError(str(directory), _reason(said, late=time.monotonic() >= deadline))
+        late = time.monotonic() >= deadline
+        kind = StoreUnavailableError if said.strip() or late else SilentError
+        raise kind(str(directory), _reason(said, late=late))
 
 
 def is_server(command: bytes) -> bool:
