@@ -46,10 +46,6 @@ class _RecordedLine(Line):
         self.requests.append(payload)
         return super().post(payload, deadline, meanwhile)
 
-    def wait(self, payload: bytes, deadline: float, meanwhile: Callable[[], None] | None = None) -> bytes:
-        self.requests.append(payload)
-        return super().wait(payload, deadline, meanwhile)
-
 
 class Honest:
     """A client that writes, reads what it wrote, and keeps books."""
