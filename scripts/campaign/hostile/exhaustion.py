@@ -125,7 +125,7 @@ def _lets_in(served: Served) -> bool:
     while time.monotonic() < deadline:
         try:
             crowd.at_rest(served, _PATIENCE).close()
-        except (Ended, TimeoutError):
+        except (Ended, TimeoutError, ConnectionRefusedError):
             time.sleep(0.05)
         else:
             return True

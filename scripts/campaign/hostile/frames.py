@@ -18,7 +18,7 @@ from maestro_shm.shared.mailboxes import LARGEST_MESSAGE
 from maestro_shm.shared.peer import Peer
 from maestro_shm.shared.server import Late, LoopServer
 
-_PLANTED_MESSAGES: Final = 600
+_PLANTED_MESSAGES: Final = 1_800
 _PLANTED_PATIENCE: Final = 3.0
 
 
