@@ -318,8 +318,10 @@ def test_a_root_without_rivals_goes_back_to_the_way_without_turns(path: Path, mo
         assert root.conflicts == 0
 
 
-def test_a_second_conflict_makes_a_root_ask_for_its_turn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+@pytest.fixture
+def asked_streams(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Those of which a turn has been asked for."""
+    asked: list[str] = []
     ask = StoreProxy.turn
 
     def counted(self: StoreProxy, stream: str, *arguments: Any) -> Any:
@@ -327,23 +329,19 @@ def test_a_second_conflict_makes_a_root_ask_for_its_turn(path: Path, monkeypatch
         return ask(self, stream, *arguments)
 
     monkeypatch.setattr(StoreProxy, "turn", counted)
+    return asked
+
+
+def test_a_second_conflict_makes_a_root_ask_for_its_turn(path: Path, asked_streams: list[str]) -> None:
     with ms.connect(path) as store, ms.connect(path) as other:
         root, rival = Counter(store, "hot"), Counter(other, "hot")
         left = [1, 2]
         root.meanwhile = lambda: left and left.pop() and rival.evaluate(ADD)
         root.evaluate(ADD)
-        assert (root.conflicts, asked) == (2, ["hot"])
+        assert (root.conflicts, asked_streams) == (2, ["hot"])
 
 
-def test_a_transaction_asks_for_its_turn_where_it_meets_conflicts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    ask = StoreProxy.turn
-
-    def counted(self: StoreProxy, stream: str, *arguments: Any) -> Any:
-        asked.append(stream)
-        return ask(self, stream, *arguments)
-
-    monkeypatch.setattr(StoreProxy, "turn", counted)
+def test_a_transaction_asks_for_its_turn_where_it_meets_conflicts(path: Path, asked_streams: list[str]) -> None:
     with ms.connect(path) as store, ms.connect(path) as other:
         left = [1, 2]
 
@@ -355,7 +353,7 @@ def test_a_transaction_asks_for_its_turn_where_it_meets_conflicts(path: Path, mo
                 Counter(other, "hot").evaluate(ADD)
 
         store.transact(work)
-        assert asked == ["hot"]
+        assert asked_streams == ["hot"]
         check(store, 3)
         assert found_before(path) == 0
 

@@ -77,12 +77,10 @@ class Copyist:
         files.index.reserve(draft.new_keys)
         if is_other := files.header.words[head.GENERATION] != generation:
             self._heads.forget()
-        keys = [(kind, key) for kind, heads in draft.heads.items() for key in heads]
+        keys = draft.keys()
         if not is_other and not files.index.is_growing:  # the words that are known hold
             keys = [(kind, key) for kind, key in keys if not draft.heads[kind][key][0]]
         (_, claimed), *following = files.index.claim(keys)
-        for (kind, key), word in zip(keys, claimed, strict=True):
-            _, offset, sequence = draft.heads[kind][key]
-            draft.heads[kind][key] = word, offset, sequence
+        draft.place(keys, claimed)
         words = [word for heads in draft.heads.values() for word, _, _ in heads.values()]
         return [(files.index.words, words), *following]

@@ -67,6 +67,16 @@ class Draft:
         self.heads[kind][key] = (word, offset, sequence)
         self.end = offset + len(packed)
 
+    def keys(self) -> list[tuple[int, bytes]]:
+        """The kinds and keys that it has heads of."""
+        return [(kind, key) for kind, heads in self.heads.items() for key in heads]
+
+    def place(self, keys: Sequence[tuple[int, bytes]], words: Sequence[int]) -> None:
+        """Let the heads of these keys have these words of the index."""
+        for (kind, key), word in zip(keys, words, strict=True):
+            _, offset, sequence = self.heads[kind][key]
+            self.heads[kind][key] = word, offset, sequence
+
 
 def draft_events(draft: Draft, heads: Heads, clock: HybridClock, rows: Sequence[Row], first_position: int) -> None:
     """Append the events that these rows tell of. Raises `SequenceConflictError`, `InvalidEventError`.

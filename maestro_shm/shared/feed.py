@@ -16,7 +16,7 @@ from maestro_shm.cut import StoredEvent
 from maestro_shm.records import Event
 from maestro_shm.selection import Selection
 from maestro_shm.shared.log import Log, Placed
-from maestro_shm.shared.positions import Positions, offset_by
+from maestro_shm.shared.positions import Positions, is_hole, offset_by
 
 _BATCH: Final = 512
 _BATCH_BYTES: Final = 1 << 20
@@ -90,12 +90,12 @@ class Feed:
         And how many positions that are; some may have no event any more.
         """
         words = self._offsets(first, count)
-        offsets = [word for word in words if not word & 1]
+        offsets = [word for word in words if not word & 1]  # not `is_hole`: every event is looked at here
         if not offsets:
             return len(words), [], []
         positions: Sequence[int] = range(first, first + len(words))
         if len(offsets) < len(words):
-            positions = [position for position, word in zip(positions, words, strict=True) if not word & 1]
+            positions = [position for position, word in zip(positions, words, strict=True) if not is_hole(word)]
         end = max(1, bisect_left(offsets, offsets[0] + _BATCH_BYTES))
         covered = len(words) if end >= len(offsets) else positions[end] - first
         del offsets[end:]

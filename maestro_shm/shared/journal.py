@@ -552,9 +552,7 @@ class Journal:
             self._log_room, self._positions_room = log_room, positions_room
             if words_hold and not draft.new_keys:
                 return ()
-        keys = [(kind, key) for kind, heads in draft.heads.items() for key in heads]
+        keys = draft.keys()
         (_, claimed), *following = files.index.claim(keys)
-        for (kind, key), word in zip(keys, claimed, strict=True):
-            _, offset, sequence = draft.heads[kind][key]
-            draft.heads[kind][key] = word, offset, sequence
+        draft.place(keys, claimed)
         return following

@@ -304,10 +304,7 @@ class StoreProxy(managers.BaseProxy):
         for again in (False, True, True, True):
             if again and arguments and type(arguments[-1]) is bool:
                 arguments[-1] = True
-            try:
-                line = self._at_rest.pop()
-            except IndexError:
-                line = self._attach(deadline, resent=again or arguments[-1:] == [True])
+            line = self._take() or self._attach(deadline, resent=again or arguments[-1:] == [True])
             try:
                 reply = self._ask(line, line.post, message, deadline, _OPEN_OUTCOME, meanwhile)
             except _BROKEN:

@@ -117,14 +117,7 @@ def create(
 
 def create_next(directory: Path, former: memoryview) -> WriterFiles:
     """The files of the incarnation after the one with this header, as `create` makes them."""
-    files = create(
-        directory,
-        incarnation=former[head.INCARNATION] + 1,
-        epoch=former[head.EPOCH],
-        clock=former[head.CLOCK],
-        max_commit_bytes=former[head.MAX_COMMIT_BYTES],
-        waits_for_disk=bool(former[head.WAITS_FOR_DISK]),
-    )
+    files = _create_after(former, directory, tables.SMALLEST)
     files.header.words[head.COMPACTIONS] = former[head.COMPACTIONS]
     if is_of_this_boot(former):
         files.header.words[head.DISK_FAILED] = former[head.DISK_FAILED]
@@ -136,8 +129,14 @@ def create_successor(directory: Path, former: memoryview, index_capacity: int) -
     successor = directory / SUCCESSOR
     with room_for(successor, 0):
         successor.mkdir(mode=0o700, exist_ok=True)
-    files = create(
-        successor,
+    files = _create_after(former, successor, index_capacity)
+    files.header.words[head.FORMAT] = head.FORMAT_VERSION
+    return files
+
+
+def _create_after(former: memoryview, directory: Path, index_capacity: int) -> WriterFiles:
+    return create(
+        directory,
         incarnation=former[head.INCARNATION] + 1,
         epoch=former[head.EPOCH],
         clock=former[head.CLOCK],
@@ -145,8 +144,6 @@ def create_successor(directory: Path, former: memoryview, index_capacity: int) -
         waits_for_disk=bool(former[head.WAITS_FOR_DISK]),
         index_capacity=index_capacity,
     )
-    files.header.words[head.FORMAT] = head.FORMAT_VERSION
-    return files
 
 
 def take_over(directory: Path, former: memoryview) -> WriterFiles:
