@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from alarm import Alarm
 from eventsourcing.application import Application
 from eventsourcing.persistence import (
     DataError,
@@ -630,19 +631,13 @@ def test_a_signal_handler_may_record_while_its_thread_does(factory: Factory) -> 
     recorder = factory.application_recorder()
     numbers = itertools.count()
 
-    def record(*_: object) -> None:
+    def record() -> None:
         recorder.insert_events([stored(f"handler-{next(numbers)}")])
-        signal.setitimer(signal.ITIMER_REAL, 0.001)  # not before: on a busy machine the next would come within this one
+        alarm.set(0.001)  # not before: on a busy machine the next would come within this one
 
-    before = signal.signal(signal.SIGALRM, record)
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
-    try:
+    with Alarm(record) as alarm, alarm.after(0.001):
         for version in range(500):
             recorder.insert_events([stored("main", version)])
-    finally:
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert recorder.max_notification_id() == 500 + next(numbers)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from alarm import Alarm
 from postgres_server import REPLICA, PostgresServer, database_url, schema_url
 from processes import Fork, in_forks, open_descriptors, wait_until
 from store_contract import event, in_threads
@@ -217,27 +218,23 @@ class InterruptError(Exception):
 
 
 def test_a_call_that_a_signal_interrupted_is_told_its_outcome_when_it_is_made_again(store: ms.Store) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt() -> None:
         raise InterruptError
 
     def commit(sequence: int) -> list[ms.Event] | None:
         """None where it was interrupted: the delays grow until none is."""
         told = None
         try:
-            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (sequence % 50 + 1) ** 1.5)
+            alarm.set(1e-5 * (sequence % 50 + 1) ** 1.5)
             told = store.commit_events([event(sequence=sequence)])
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            alarm.clear()
         except InterruptError:
             pass  # maybe behind the call
         return told
 
-    former = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # of a connection that got lost
-            told = [commit(sequence) or store.commit_events([event(sequence=sequence)]) for sequence in range(1, 301)]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+    # The warning is of a connection that got lost.
+    with Alarm(interrupt) as alarm, warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        told = [commit(sequence) or store.commit_events([event(sequence=sequence)]) for sequence in range(1, 301)]
     assert [stored for (stored,) in told] == list(store.read())
     in_threads(*(lambda: store.last_sequence("a") for _ in range(2 * MOST_CONNECTIONS)))  # no turn was lost
 

@@ -6,9 +6,9 @@ import pickle
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
+from alarm import Alarm
 from processes import (
     Fork,
     Program,
@@ -194,27 +194,22 @@ class InterruptError(Exception):
 
 
 def test_an_interrupted_call_never_gives_its_reply_to_a_later_one() -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt() -> None:
         raise InterruptError
 
-    former = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
-    try:
-        with ms.connect() as store:
-            for number in range(1, 400):
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, 20e-6 + number % 40 * 3e-6)
-                    stored = store.commit_events([ms.Event(f"a-{number}", number, "tried", number)])
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                    assert stored[0].body == number
-                except InterruptError:
-                    interrupted += 1
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                (event,) = store.commit_events([ms.Event(f"b-{number}", number, "done", number)])
-                assert store.get_events(f"b-{number}") == [event]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+    with ms.connect() as store, Alarm(interrupt) as alarm:
+        for number in range(1, 400):
+            try:
+                alarm.set(20e-6 + number % 40 * 3e-6)
+                stored = store.commit_events([ms.Event(f"a-{number}", number, "tried", number)])
+                alarm.clear()
+                assert stored[0].body == number
+            except InterruptError:
+                interrupted += 1
+            alarm.clear()
+            (event,) = store.commit_events([ms.Event(f"b-{number}", number, "done", number)])
+            assert store.get_events(f"b-{number}") == [event]
     assert interrupted > 20
 
 

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import pytest
+from alarm import Alarm
 from processes import Fork, named_target
 from relay import Cut, Fault, Relay
 
@@ -307,30 +308,28 @@ def test_a_command_that_is_evaluated_again_while_its_first_commit_is_on_its_way_
 
 
 def test_calls_that_real_signals_interrupt_are_answered_with_their_outcome_when_made_again(named: ms.Store) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt() -> None:
         raise InterruptError
 
     stop = threading.Event()
     others = threading.Thread(target=commit_until, args=(stop, named))
-    former = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
     others.start()
     try:
-        for number in range(1, 401):
-            delay = 20e-6 + number % 40 * 4e-6
-            stored: list[ms.Event] = []
-            while not stored:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, delay)
-                    stored = named.commit_events([event(f"a-{number}", 1, number), event("b", number)])
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                except InterruptError:
-                    interrupted += not stored
-                    delay = 0
-            assert stored == named.get_events(f"a-{number}") + named.get_events("b", number)
+        with Alarm(interrupt) as alarm:
+            for number in range(1, 401):
+                delay = 20e-6 + number % 40 * 4e-6
+                stored: list[ms.Event] = []
+                while not stored:
+                    try:
+                        alarm.set(delay)
+                        stored = named.commit_events([event(f"a-{number}", 1, number), event("b", number)])
+                        alarm.clear()
+                    except InterruptError:
+                        interrupted += not stored
+                        delay = 0
+                assert stored == named.get_events(f"a-{number}") + named.get_events("b", number)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
         stop.set()
         others.join()
     assert interrupted > 20

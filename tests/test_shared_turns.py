@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 import pytest
+from alarm import Alarm
 from processes import Fork, in_forks, kill, open_descriptors, wait_until
 from test_shared_waiting import line_to
 
@@ -409,26 +409,21 @@ def look_for_ever(root: Counter) -> None:
 
 
 def test_a_wait_for_a_turn_that_a_signals_handler_ends_leaves_nothing_behind(path: Path) -> None:
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
     with ms.connect(path) as store, lines_to(path, 1) as (holder,):
         root = Counter(store, "hot")
         root.evaluate(ADD)
-        before = signal.signal(signal.SIGALRM, interrupt)
-        try:
+        with Alarm(interrupt) as alarm:
             for _ in range(5):
                 ask_for_turn(holder)
                 answer(holder)
                 make_hot(store)
                 descriptors = open_descriptors()
-                signal.setitimer(signal.ITIMER_REAL, 0.05)
-                with pytest.raises(KeyboardInterrupt):
+                with pytest.raises(KeyboardInterrupt), alarm.after(0.05):
                     look_for_ever(root)
                 assert open_descriptors() <= descriptors
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
         root.evaluate(ADD)
         check(store, 2)
 

@@ -6,12 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import pytest
+from alarm import Alarm
 from processes import Fork, kill, open_descriptors, servers_of, wait_until
 from store_contract import in_threads
 
@@ -83,27 +81,11 @@ def test_a_fork_goes_on_with_a_subscription_of_its_own(path: Path) -> None:
             assert fork.result() == [2, 3]
 
 
-@contextmanager
-def alarm(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Let a signal's handler do something while this thread waits."""
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        act()
-
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def test_a_signals_handler_may_close_a_subscription(path: Path) -> None:
     with ms.connect(path) as store:
         commit(store, 1)
         subscription = store.subscribe()
-        with alarm(0.1, subscription.close):
+        with Alarm(subscription.close) as alarm, alarm.after(0.1):
             assert [event.position for event in subscription] == [1]
 
 
@@ -115,11 +97,12 @@ def test_a_wait_that_a_signals_handler_ends_leaves_nothing_behind(path: Path) ->
         subscription = store.subscribe()
         assert subscription.get(timeout=0.01) is None
         before = open_descriptors()
-        for _ in range(5):
-            with alarm(0.05, interrupt), pytest.raises(KeyboardInterrupt):
-                next(subscription)
-            with alarm(0.05, interrupt), pytest.raises(KeyboardInterrupt):
-                store.wait(1)
+        with Alarm(interrupt) as alarm:
+            for _ in range(5):
+                with pytest.raises(KeyboardInterrupt), alarm.after(0.05):
+                    next(subscription)
+                with pytest.raises(KeyboardInterrupt), alarm.after(0.05):
+                    store.wait(1)
         assert open_descriptors() <= before
         wait_until(lambda: store.stats()["clients"] <= 1, "the server has seen them leave")
         commit(store, 1)
