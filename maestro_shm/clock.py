@@ -41,9 +41,13 @@ class HybridClock:
 
     def tick(self) -> int:
         """The next timestamp, above every one given or observed before."""
-        physical = time.time_ns() * UNITS_PER_MILLISECOND // 1_000_000
-        self.last = physical if physical > self.last else self.last + 1
+        now = self.now()
+        self.last = now if now > self.last else self.last + 1
         return self.last
+
+    def now(self) -> int:
+        """What the machine's clock says."""
+        return time.time_ns() * UNITS_PER_MILLISECOND // 1_000_000
 
     def observe(self, timestamp: int) -> int:
         """Move the clock to a timestamp that came from elsewhere, if that is ahead; return that timestamp."""

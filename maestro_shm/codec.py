@@ -8,7 +8,8 @@ The codes and layouts of the extension types are part of the log's format: never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any, Final
@@ -37,6 +38,9 @@ _NO_STACK: Final = "cannot be packed so deep in the call stack"
 
 
 _EVENT_FIELDS: Final = ("type", "body", "metadata")
+_ARRAY: Final = struct.Struct(">BI")
+_ARRAY_CODE: Final = 0xDD
+"""An array of so many values, as msgpack begins it."""
 _NOTHING: Final = msgpack.packb(None) * 2
 _new: Final = object.__new__
 _set_aggregate_id, _set_sequence, _set_type, _set_body, _set_timestamp, _set_position, _set_metadata = EVENT_SETTERS
@@ -114,6 +118,25 @@ def unpack_event(aggregate_id: str, sequence: int, timestamp: int | None, positi
     _set_position(event, position)
     _set_metadata(event, metadata)
     return event
+
+
+def unpack_unplaced(packed: Sequence[tuple[str, int, int | None, bytes]]) -> list[Event]:
+    """The events of a commit as they are going to be; who has their timestamps and positions sets them.
+
+    All are unpacked at once, since a third of the time that it takes to unpack a small one is that of the call.
+    """
+    payloads = [payload for _, _, _, payload in packed]
+    contents = unpack(_ARRAY.pack(_ARRAY_CODE, len(payloads)) + b"".join(payloads))
+    events = []
+    for (aggregate_id, sequence, _, _), (kind, body, metadata) in zip(packed, contents, strict=True):
+        event = _new(Event)
+        _set_aggregate_id(event, aggregate_id)
+        _set_sequence(event, sequence)
+        _set_type(event, kind)
+        _set_body(event, body)
+        _set_metadata(event, metadata)
+        events.append(event)
+    return events
 
 
 def copied(event: Event) -> Event:

@@ -72,6 +72,8 @@ def as_stored(packed: Sequence[PackedEvent], first_position: int, timestamps: Se
 
 def unplaced(packed: Sequence[PackedEvent]) -> list[Event]:
     """The events of a commit as they are going to be stored, as yet without timestamps and positions."""
+    if len(packed) > 1:
+        return codec.unpack_unplaced(packed)
     return [
         codec.unpack_event(aggregate_id, sequence, None, None, payload) for aggregate_id, sequence, _, payload in packed
     ]

@@ -51,11 +51,11 @@ _FRAME_REST: Final = struct.Struct("<16sQQQII")
 _EPOCH: Final = struct.Struct("<I")
 _EPOCH_AT: Final = FRAME_HEADER.size - _EPOCH.size
 _RECORD_REST: Final = struct.Struct("<IQQQQIHH")
-_RECORD_HEADER_BYTES: Final = RECORD_HEADER.size
+RECORD_HEADER_BYTES: Final = RECORD_HEADER.size
 _pack_frame_start: Final = _FRAME_START.pack
 _pack_frame_rest: Final = _FRAME_REST.pack
-_pack_crc: Final = _CRC.pack
-_pack_rest: Final = _RECORD_REST.pack
+pack_crc: Final = _CRC.pack
+pack_rest: Final = _RECORD_REST.pack
 TRUNCATED: Final = struct.Struct("<QQQQ")
 """The payload of a floor."""
 
@@ -67,7 +67,7 @@ SKIP_MARK: Final = _FRAME_START.pack(SKIP, SKIP)
 _VOID: Final = 1
 """Added to the length of a void frame."""
 
-_PADDING: Final = tuple(bytes(-size & 7) for size in range(8))
+PADDING: Final = tuple(bytes(-size & 7) for size in range(8))
 
 
 class Record(NamedTuple):
@@ -117,10 +117,10 @@ def pack_record(
     Its fields come one by one, since a `Record` that is made only to be packed costs 0.4 µs.
     """
     key_length = len(key)
-    size = _RECORD_HEADER_BYTES + key_length + len(payload)
+    size = RECORD_HEADER_BYTES + key_length + len(payload)
     distance = offset - frame_offset
-    rest = _pack_rest(size, sequence, previous, position, timestamp, distance, key_length, kind) + key + payload
-    return _pack_crc(crc32(rest, offset)) + rest + _PADDING[size & 7]
+    rest = pack_rest(size, sequence, previous, position, timestamp, distance, key_length, kind) + key + payload
+    return pack_crc(crc32(rest, offset)) + rest + PADDING[size & 7]
 
 
 def pack_frame(
