@@ -84,6 +84,10 @@ class Books:
             meanwhile()
             if (former := self.journal.go_over()) is not None:
                 former.close()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the files that were replaced, as a server does."""
         for path in self.journal.former_files():
             path.unlink()
 
@@ -116,6 +120,7 @@ class Books:
         """A new server, the former one being dead."""
         self.journal.close()
         self.journal = self._open()
+        self.sweep()
 
     def reboot(self) -> None:
         """A new server on a machine that was started anew: nobody has any of the files open."""
@@ -123,6 +128,7 @@ class Books:
         self.journal.close()
         pretend_reboot(self.directory)
         self.journal = self._open()
+        self.sweep()
         self.reader = Reader(self.directory)
 
     def check(self, *readers: Reader) -> None:

@@ -21,6 +21,7 @@ from books import (
     commit,
     events,
     feed,
+    files_of,
     no_room_from_call,
     set_word,
     word,
@@ -681,6 +682,18 @@ def test_a_store_that_nobody_serves_gets_a_server_to_be_compacted() -> None:
         with ms.connect(target) as store:
             store.compact()
             assert store.last_sequence("a") == 1
+
+
+def test_a_server_removes_soon_what_the_former_one_would_have_removed_later() -> None:
+    with named_target() as target, ms.connect(target) as store:
+        store.commit_events([event("a", 1)])
+        store.compact()
+        directory = Path(store.stats()["directory"])
+        assert len(files_of(directory, "log")) == 2
+        kill(store.stats()["server_pid"])
+        store.commit_events([event("a", 2)])
+        wait_until(lambda: files_of(directory, "log") == ["log-2-000000"], "the former files are gone")
+        assert [one.sequence for one in store.get_events("a")] == [1, 2]
 
 
 def test_a_store_is_compacted_by_one_at_a_time() -> None:

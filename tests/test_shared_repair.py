@@ -955,6 +955,7 @@ def test_a_reader_follows_a_repair_that_was_killed_as_soon_as_there_is_a_server_
         if word(books.directory, head.INCARNATION) == number:
             repair(books.directory)
         books.journal = Journal.open(books.directory, max_commit_bytes=CAP)
+        books.sweep()
         commit(books.journal, ("a", step * 10 + 12, "seen"))
         assert books.reader.last_sequence("a") == step * 10 + 12
         assert events(books.reader, "a")[-2:] == [(step * 10 + 10, None), (step * 10 + 12, "seen")]

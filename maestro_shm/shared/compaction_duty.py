@@ -31,7 +31,7 @@ class CompactionDuty:
     def __init__(self, journal: Journal, complaints: Complaints) -> None:
         self._journal = journal
         self._complaints = complaints
-        self._sweep_due = math.inf
+        self._sweep_due = 0.0  # what a former server may have left
         self._compactor: launch.Compactor | None = None
         self._compaction_due = 0.0
 

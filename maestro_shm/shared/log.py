@@ -128,7 +128,10 @@ class Log:
     def key_of(self, offset: int) -> tuple[int, bytes]:
         """Kind and key of the record at the offset. Its CRC is not checked: who does not find what he sought does."""
         start = offset & _MASK
-        data = self._open_segment(offset >> SEGMENT_BITS)
+        try:
+            data = self._files[offset >> SEGMENT_BITS].data
+        except KeyError:
+            data = self._open_segment(offset >> SEGMENT_BITS)
         try:
             *_, key_length, kind = _unpack_header(data, start)
         except struct.error:

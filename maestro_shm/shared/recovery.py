@@ -226,7 +226,9 @@ def _recover(directory: Path, header: MappedFile) -> WriterFiles:
     log.check(words[head.PUBLISHED])
     shutil.rmtree(directory / SUCCESSOR, ignore_errors=True)
     with head.bearing_disk_failure(words):
-        sweep(directory, keep=incarnation)  # not before: a damaged header may tell of another incarnation
+        # Not before: a damaged header may tell of another incarnation. To remove what a compaction replaced may take
+        # half a second, for which nobody is to wait: the server does it later.
+        sweep(directory, keep=incarnation, spares_former=True)
     _discard(directory, "index", keep=_table_path(directory, words))
     if is_of_this_boot(words):
         index = _undo_unpublished(directory, words, log, positions)
@@ -240,13 +242,15 @@ def _recover(directory: Path, header: MappedFile) -> WriterFiles:
     return WriterFiles(header, log, positions, index)
 
 
-def sweep(directory: Path, *, keep: int) -> None:
-    """Remove the files of every incarnation but one, and the unfinished header. Who has them mapped keeps them.
+def sweep(directory: Path, *, keep: int, spares_former: bool = False) -> None:
+    """Remove the files of every incarnation but one (and maybe those before it), and the unfinished header.
+
+    Who has them mapped keeps them.
 
     The header goes last, on the disk, too, since it tells which files are unfinished. Raises `DiskError`.
     """
     for path, _, incarnation in data_files(directory):
-        if incarnation != keep:
+        if incarnation > keep or (incarnation < keep and not spares_former):
             path.unlink(missing_ok=True)
     if (directory / UNFINISHED).exists():
         flush_directory(directory)
