@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ledger import Account, TakenError, UniqueNames, deposit, transfer
-from processes import wait_until
+from processes import output_of, wait_until
 from store_contract import exactly
 
 import maestro_shm as ms
@@ -32,6 +32,28 @@ def make(store: ms.Store, sequence: int) -> ms.Event:
 
 def waiting_threads() -> int:
     return sum(thread.name == "maestro_shm wait" for thread in threading.enumerate())
+
+
+def test_who_has_no_event_loop_imports_none() -> None:
+    said = output_of(
+        """
+        import sys
+        import maestro_shm as ms
+
+        with ms.connect() as store:
+            store.commit_events([ms.Event("a", 1, "made", None)])
+            store.submit([ms.Event("a", 2, "made", None)]).result()
+        print("asyncio" in sys.modules)
+        from maestro_shm import *
+        print("asyncio" in sys.modules, AsyncStore.__name__, AsyncSubscription is ms.AsyncSubscription)
+        """
+    )
+    assert said == "False\nTrue AsyncStore True"
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="module 'maestro_shm' has no attribute 'AsyncTable'"):
+        ms.AsyncTable  # noqa: B018 (to ask for it is the test)
 
 
 def test_commits_are_awaited_and_do_what_the_stores_do(store: ms.Store) -> None:
