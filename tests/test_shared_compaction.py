@@ -37,7 +37,7 @@ from maestro_shm.shared import recovery, succession
 from maestro_shm.shared.compaction import Compaction
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.file_leases import FileLeases
-from maestro_shm.shared.log import SEGMENT_SIZE
+from maestro_shm.shared.log import SEGMENT_SIZE, Log
 from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.repair import repair
@@ -296,6 +296,36 @@ def test_a_server_gets_there_however_much_is_committed_meanwhile(books: Books, c
             former.close()
             break
     assert not books.journal.goes_over()
+    books.check()
+
+
+def test_a_copy_reads_what_came_to_a_truncated_stream_meanwhile_once_and_not_for_each_record(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sequence in range(21, 201):
+        books.commit(("a", sequence, None))
+        books.snapshot("a", sequence, None)
+        books.truncate("a", sequence)
+    compaction = Compaction(books.directory, 0)
+    for sequence in range(201, 401):
+        books.commit(("a", sequence, None))
+        books.snapshot("a", sequence, None)
+        books.truncate("a", sequence)
+    reads = 0
+    read = Log.read
+
+    def counted(log: Log, offset: int) -> Any:
+        nonlocal reads
+        reads += 1
+        return read(log, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "read", counted)
+        compaction.run()
+    assert reads < 2_000  # some 600 commits came, and 600 records were not live
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
+    while books.journal.goes_over():
+        books.journal.go_over()
     books.check()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import Final
 
 from maestro_shm import codec
@@ -22,6 +23,7 @@ from maestro_shm.shared.log import START, Log
 WHOLE_COMMITS: Final = 10_000
 WHOLE_BYTES: Final = 8 << 20
 """At most so many of the newest commits stay whole, and so many bytes of them."""
+_CACHED: Final = 1 << 16
 
 
 class Living:
@@ -32,7 +34,12 @@ class Living:
         self._index = index
         self._published = published
         self._whole_from = whole_from(log, published, whole_commits)
-        self._floors = Floors(words, index, log)
+        floors = Floors(words, index, log)
+        self._are_floors_there = floors.are_there
+        # What is committed while the log is copied lies between the index and what held then. Without a memory each
+        # record of a stream would be a walk over all that has come to it since, and the copy never be done.
+        self._newest = lru_cache(_CACHED)(self._look_up_newest)
+        self._floor = lru_cache(_CACHED)(partial(floors.get, published=published))
         self._came = dict(self._keys_that_came())
 
     def of(self, frame: Frame, records: list[Record]) -> list[Record]:
@@ -51,11 +58,11 @@ class Living:
         return record if self._newest(record.kind, record.key) == record.offset else None
 
     def _kept_event(self, record: Record) -> Record | None:
-        if not self._floors.are_there or record.sequence >= self._floors.get(record.key, self._published):
+        if not self._are_floors_there or record.sequence >= self._floor(record.key):
             return record
         return record._replace(payload=b"") if self._newest(EVENT, record.key) == record.offset else None
 
-    def _newest(self, kind: int, key: bytes) -> int:
+    def _look_up_newest(self, kind: int, key: bytes) -> int:
         word = self._index.find(kind, key)
         offset = self._index.words[word] if word is not None else 0
         while offset >= self._published:
