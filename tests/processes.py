@@ -60,12 +60,21 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 def servers_of(directory: str | Path) -> list[int]:
     """The servers that run for a store's directory."""
+    return _processes_of(directory, b"maestro_shm.shared.process")
+
+
+def compactors_of(directory: str | Path) -> list[int]:
+    """The processes that compact the store in a directory."""
+    return _processes_of(directory, b"maestro_shm.shared.compactor")
+
+
+def _processes_of(directory: str | Path, program: bytes) -> list[int]:
     wanted = os.fsencode(directory)
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes().split(b"\0")
-            if wanted in words and any(b"maestro_shm.shared.process" in word for word in words):
+            if wanted in words and any(program in word for word in words):
                 found.append(int(path.parent.name))
     return [pid for pid in found if not is_gone(pid)]
 

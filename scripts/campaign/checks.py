@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from campaign.check import Check
+from campaign.compactions import compactions
 from campaign.elections import elections, restarts
 from campaign.exactly_once import calls, replies
 from campaign.files import damage, fullness
@@ -17,6 +18,7 @@ from campaign.views import views
 
 ALL: Final[dict[str, Check]] = {
     "kills": kills.check,
+    "compactions": compactions.check,
     "replies": replies.check,
     "calls": calls.check,
     "histories": histories.check,

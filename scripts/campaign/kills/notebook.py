@@ -58,8 +58,15 @@ class Notebook(_SharedMemory):
         self._words[start // _WORD] = len(packed)
         self._words[0] = end
 
-    def notes(self) -> Iterator[Any]:
-        start, end = _WORD, self._words[0]
+    @property
+    def end(self) -> int:
+        """Where the next note will be."""
+        end: int = self._words[0]
+        return end
+
+    def notes(self, start: int = _WORD, end: int | None = None) -> Iterator[Any]:
+        """Those of a part, which begins and ends where `end` has been."""
+        end = self.end if end is None else end
         while start < end:
             length = self._words[start // _WORD]
             yield pickle.loads(self._bytes[start + _WORD : start + _WORD + length])
