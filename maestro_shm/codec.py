@@ -121,7 +121,7 @@ def unpack_event(aggregate_id: str, sequence: int, timestamp: int | None, positi
 
 
 def unpack_unplaced(packed: Sequence[tuple[str, int, int | None, bytes]]) -> list[Event]:
-    """The events of a commit as they are going to be; who has their timestamps and positions sets them.
+    """The events of a commit as they are going to be, as yet without timestamps and positions.
 
     All are unpacked at once, since a third of the time that it takes to unpack a small one is that of the call.
     """
@@ -134,6 +134,8 @@ def unpack_unplaced(packed: Sequence[tuple[str, int, int | None, bytes]]) -> lis
         _set_sequence(event, sequence)
         _set_type(event, kind)
         _set_body(event, body)
+        _set_timestamp(event, None)
+        _set_position(event, None)
         _set_metadata(event, metadata)
         events.append(event)
     return events

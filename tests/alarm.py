@@ -47,11 +47,13 @@ class Alarm:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        self.clear()
-        signal.signal(signal.SIGALRM, self._former)
-        if self._left:
-            signal.setitimer(signal.ITIMER_REAL, max(_AT_LEAST, self._left - (time.monotonic() - self._begun)))
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # which lets the handler act first if it is due
+        finally:
+            self.clear()
+            signal.signal(signal.SIGALRM, self._former)
+            if self._left:
+                signal.setitimer(signal.ITIMER_REAL, max(_AT_LEAST, self._left - (time.monotonic() - self._begun)))
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self._act()

@@ -60,12 +60,12 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 def servers_of(directory: str | Path) -> list[int]:
     """The servers that run for a store's directory."""
-    return _processes_of(directory, b"maestro_shm.shared.process")
+    return _processes_of(directory, b"\nfrom maestro_shm.shared.process import main\n")
 
 
 def compactors_of(directory: str | Path) -> list[int]:
     """The processes that compact the store in a directory."""
-    return _processes_of(directory, b"maestro_shm.shared.compactor")
+    return _processes_of(directory, b"\nfrom maestro_shm.shared.compactor import main\n")
 
 
 def _processes_of(directory: str | Path, program: bytes) -> list[int]:

@@ -50,7 +50,8 @@ class CompactionDuty:
             self._compactor = None
         if now >= self._sweep_due and not self._journal.goes_over():
             self._sweep_due = math.inf
-            _aside(partial(_remove, self._journal.former_files()))
+            if former := self._journal.former_files():
+                _aside(partial(_remove, former))
         if self._compactor is None and now >= self._compaction_due and self._journal.is_mostly_dead:
             self._compaction_due = now + _BETWEEN_COMPACTIONS
             try:

@@ -32,13 +32,12 @@ class Living:
     def __init__(self, words: memoryview, log: Log, index: Index, published: int, whole_commits: int) -> None:
         self._log = log
         self._index = index
-        self._published = published
         self._whole_from = whole_from(log, published, whole_commits)
         floors = Floors(words, index, log)
         self._are_floors_there = floors.are_there
         # What is committed while the log is copied lies between the index and what held then. Without a memory each
         # record of a stream would be a walk over all that has come to it since, and the copy never be done.
-        self._newest = lru_cache(_CACHED)(self._look_up_newest)
+        self._newest = lru_cache(_CACHED)(partial(_newest, index, log, published))
         self._floor = lru_cache(_CACHED)(partial(floors.get, published=published))
         self._came = dict(self._keys_that_came())
 
@@ -61,13 +60,6 @@ class Living:
         if not self._are_floors_there or record.sequence >= self._floor(record.key):
             return record
         return record._replace(payload=b"") if self._newest(EVENT, record.key) == record.offset else None
-
-    def _look_up_newest(self, kind: int, key: bytes) -> int:
-        word = self._index.find(kind, key)
-        offset = self._index.words[word] if word is not None else 0
-        while offset >= self._published:
-            offset = self._log.read(offset)[1]
-        return offset
 
     def _keys_that_came(self) -> Iterator[tuple[int, list[str]]]:
         """By the offsets of records of tables that are not to stay whole, what came by them and is still there."""
@@ -104,3 +96,12 @@ def whole_from(log: Log, published: int, commits: int) -> int:
     offsets = log.frame_offsets(START, published)
     newest = deque(offsets, maxlen=commits) if commits else ()
     return next((offset for offset in newest if offset >= published - WHOLE_BYTES), published)
+
+
+def _newest(index: Index, log: Log, published: int, kind: int, key: bytes) -> int:
+    """Where the newest record of a key lies below an offset; 0 where there is none."""
+    word = index.find(kind, key)
+    offset = index.words[word] if word is not None else 0
+    while offset >= published:
+        offset = log.read(offset)[1]
+    return offset

@@ -227,8 +227,9 @@ def _recover(directory: Path, header: MappedFile) -> WriterFiles:
     shutil.rmtree(directory / SUCCESSOR, ignore_errors=True)
     with head.bearing_disk_failure(words):
         # Not before: a damaged header may tell of another incarnation. To remove what a compaction replaced may take
-        # half a second, for which nobody is to wait: the server does it later.
-        sweep(directory, keep=incarnation, spares_former=True)
+        # half a second, for which nobody is to wait: the server does it later, unless much is to be built anew, which
+        # takes longer, and needs the room.
+        sweep(directory, keep=incarnation, spares_former=is_of_this_boot(words))
     _discard(directory, "index", keep=_table_path(directory, words))
     if is_of_this_boot(words):
         index = _undo_unpublished(directory, words, log, positions)
@@ -245,9 +246,8 @@ def _recover(directory: Path, header: MappedFile) -> WriterFiles:
 def sweep(directory: Path, *, keep: int, spares_former: bool = False) -> None:
     """Remove the files of every incarnation but one (and maybe those before it), and the unfinished header.
 
-    Who has them mapped keeps them.
-
-    The header goes last, on the disk, too, since it tells which files are unfinished. Raises `DiskError`.
+    Who has them mapped keeps them. The header goes last, on the disk, too, since it tells which files are unfinished.
+    Raises `DiskError`.
     """
     for path, _, incarnation in data_files(directory):
         if incarnation > keep or (incarnation < keep and not spares_former):
@@ -318,6 +318,8 @@ def _undo_unpublished(directory: Path, words: memoryview, log: Log, positions: P
     _undo(words, log, table)
     if table is None or not positions.are_there(words[head.LAST_POSITION]):
         table_path.unlink(missing_ok=True)  # so that a rebuild which is killed begins again
+        with head.bearing_disk_failure(words):
+            sweep(directory, keep=words[head.INCARNATION])  # it needs the room
         return _rebuild(directory, words, log, positions, least=words[head.PUBLISHED])
     log.resume(words[head.PUBLISHED])
     positions.resume(words[head.LAST_POSITION])

@@ -150,8 +150,12 @@ class Line:
 
     def __del__(self) -> None:
         # A line may end with a thread or a handle that nobody closed; that is no reason for a ResourceWarning.
-        if hasattr(self, "_connection"):  # or there never was one
+        if not hasattr(self, "_connection"):
+            return  # there never was one
+        if getattr(os, "getpid", None) is not None:
             self.close()
+        else:  # at the very end of an interpreter its modules are empty
+            self._connection.close()
 
     def _send(self, message: bytes, deadline: float) -> None:
         sent = self._send_some(message)
