@@ -23,6 +23,7 @@ from books import (
     feed,
     files_of,
     no_room_from_call,
+    pretend_reboot,
     set_word,
     word,
 )
@@ -424,6 +425,25 @@ def test_a_server_that_is_killed_while_it_goes_over_leaves_either_set_of_files(
     assert step > 60
     assert numbers == {0, 1}
     books.reboot()
+    books.check()
+
+
+@pytest.mark.parametrize("other_boot", [True, False])
+def test_files_that_were_replaced_go_before_a_rebuild_needs_their_room(books: Books, other_boot: bool) -> None:  # noqa: FBT001
+    compaction = Compaction(books.directory, 0)
+    compaction.run()
+    books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
+    finish(books)
+    books.reader.close()
+    books.journal.close()
+    assert len(files_of(books.directory, "log")) == 2
+    if other_boot:
+        pretend_reboot(books.directory)
+    else:
+        (books.directory / "positions-2-000000").unlink()
+    books.journal = books._open()
+    books.reader = Reader(books.directory)
+    assert files_of(books.directory, "log") == ["log-2-000000"]
     books.check()
 
 
