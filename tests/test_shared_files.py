@@ -244,10 +244,10 @@ def test_a_reader_with_an_older_cut_sees_nothing_of_a_later_commit(books: Books)
     books.commit(("a", 2, "new"), ("b", 2, "new"), ("c", 1, "new"))
     books.snapshot("a", 2, "new")
     for key in (b"a", b"b"):
-        _, offset = view.newest(EVENT, key, cut)
+        _, offset = view.index.newest(EVENT, key, cut)
         assert view.log.read(offset)[0] == 1
-    assert view.newest(EVENT, b"c", cut)[1] == 0
-    _, offset = view.newest(SNAPSHOT, b"a", cut)
+    assert view.index.newest(EVENT, b"c", cut)[1] == 0
+    _, offset = view.index.newest(SNAPSHOT, b"a", cut)
     assert view.log.read(offset)[0] == 1
     books.check()
 
@@ -419,7 +419,7 @@ def test_a_reader_that_was_stopped_on_its_way_to_an_undone_record_finds_the_one_
     books.commit(("bob", 2, "of the same length"))
     while offset >= cut:
         offset = view.log.read(offset)[1]
-    assert offset == view.newest(EVENT, b"alice", cut)[1]
+    assert offset == view.index.newest(EVENT, b"alice", cut)[1]
     books.check()
 
 

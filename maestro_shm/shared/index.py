@@ -102,6 +102,16 @@ class Index:
             slot = (slot + 1) & mask
         return None
 
+    def newest(self, kind: int, key: bytes, published: int) -> tuple[int, int]:
+        """The word of a key and the offset of its newest published record; the offset is 0 where there is none."""
+        word = self.find(kind, key)
+        if word is None:
+            return 0, 0
+        offset = self.words[word]
+        while offset >= published:
+            offset = self._log.read(offset)[1]
+        return word, offset
+
     def all_of(self, kind: int) -> Iterator[tuple[bytes, int]]:
         """The keys of a kind, each with the offset of its newest record."""
         for slot in range(self.capacity):

@@ -37,7 +37,7 @@ class Living:
         self._are_floors_there = floors.are_there
         # What is committed while the log is copied lies between the index and what held then. Without a memory each
         # record of a stream would be a walk over all that has come to it since, and the copy never be done.
-        self._newest = lru_cache(_CACHED)(partial(_newest, index, log, published))
+        self._newest = lru_cache(_CACHED)(partial(index.newest, published=published))
         self._floor = lru_cache(_CACHED)(partial(floors.get, published=published))
         self._came = dict(self._keys_that_came())
 
@@ -54,17 +54,17 @@ class Living:
         if record.kind == TABLE:
             came = self._came.get(record.offset)
             return None if came is None else record._replace(payload=_packed(came))
-        return record if self._newest(record.kind, record.key) == record.offset else None
+        return record if self._newest(record.kind, record.key)[1] == record.offset else None
 
     def _kept_event(self, record: Record) -> Record | None:
         if not self._are_floors_there or record.sequence >= self._floor(record.key):
             return record
-        return record._replace(payload=b"") if self._newest(EVENT, record.key) == record.offset else None
+        return record._replace(payload=b"") if self._newest(EVENT, record.key)[1] == record.offset else None
 
     def _keys_that_came(self) -> Iterator[tuple[int, list[str]]]:
         """By the offsets of records of tables that are not to stay whole, what came by them and is still there."""
         for key, _ in self._index.all_of(TABLE):
-            offset = self._newest(TABLE, key)
+            _, offset = self._newest(TABLE, key)
             chain: list[tuple[int, bytes]] = []
             while offset:
                 _, previous, _, _, payload = self._log.read(offset)
@@ -96,12 +96,3 @@ def whole_from(log: Log, published: int, commits: int) -> int:
     offsets = log.frame_offsets(START, published)
     newest = deque(offsets, maxlen=commits) if commits else ()
     return next((offset for offset in newest if offset >= published - WHOLE_BYTES), published)
-
-
-def _newest(index: Index, log: Log, published: int, kind: int, key: bytes) -> int:
-    """Where the newest record of a key lies below an offset; 0 where there is none."""
-    word = index.find(kind, key)
-    offset = index.words[word] if word is not None else 0
-    while offset >= published:
-        offset = log.read(offset)[1]
-    return offset

@@ -76,23 +76,13 @@ class View:
         """Whether these files are no longer the store's."""
         return self.words[GENERATION] == RETIRED
 
-    def newest(self, kind: int, key: bytes, published: int) -> tuple[int, int]:
-        """The word of a key and the offset of its newest published record; the offset is 0 where there is none."""
-        word = self.index.find(kind, key)
-        if word is None:
-            return 0, 0
-        offset = self.index_words[word]
-        while offset >= published:
-            offset = self.log.read(offset)[1]
-        return word, offset
-
     def head(self, aggregate_id: str, published: int) -> _Head | None:
         """Where the stream ends."""
         known = self.heads.get(aggregate_id)
         # Where the index still has an offset that was published before this cut, nothing is new.
         if known is not None and self.index_words[known[0]] == known[1] < published:
             return known
-        word, offset = self.newest(EVENT, aggregate_id.encode(), published)
+        word, offset = self.index.newest(EVENT, aggregate_id.encode(), published)
         if not offset:
             return None
         if len(self.heads) >= _CACHED_HEADS:
@@ -148,7 +138,7 @@ class View:
         return truncation(self.log, known[1] if known else 0, former, before)
 
     def snapshot(self, published: int, aggregate_id: str) -> Snapshot | None:
-        _, offset = self.newest(SNAPSHOT, aggregate_id.encode(), published)
+        _, offset = self.index.newest(SNAPSHOT, aggregate_id.encode(), published)
         if not offset:
             return None
         sequence, _, _, _, payload = self.log.read(offset)
@@ -192,7 +182,7 @@ class View:
         known = self.entries.get((table, key))
         if known is not None and self.index_words[known[0]] == known[1] < published:
             return known[2]
-        word, offset = self.newest(ENTRY, f"{table}\0{key}".encode(), published)
+        word, offset = self.index.newest(ENTRY, f"{table}\0{key}".encode(), published)
         if not offset:
             return NO_ENTRY
         if len(self.entries) >= _CACHED_ENTRIES:
@@ -204,7 +194,7 @@ class View:
         return found
 
     def keys_of(self, published: int, table: str) -> Keys:
-        _, offset = self.newest(TABLE, table.encode(), published)
+        _, offset = self.index.newest(TABLE, table.encode(), published)
         if not offset:
             return NO_KEYS
         before, known = self.keys.get(table, (0, NO_KEYS))
