@@ -13,14 +13,19 @@ STEP = 5e-6
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
+        self.put_off = 0
         monkeypatch.setattr(watch, "_now", lambda: self.now)
         monkeypatch.setattr(watch, "_give_way", self.go_on)
         monkeypatch.setattr(watch, "_nap", self.nap)
+        monkeypatch.setattr(watch, "_times_put_off", lambda: self.put_off)
         self.step = STEP
         self.naps = 0
+        self.others_run = True
 
     def go_on(self) -> None:
         self.now += self.step
+        if self.step > STEP and self.others_run:
+            self.put_off += 1
 
     def nap(self) -> None:
         self.now += 55e-6
@@ -79,7 +84,7 @@ def test_who_has_a_processor_of_his_own_never_naps(clock: Clock) -> None:
     assert not clock.naps
 
 
-def test_who_shares_a_processor_naps_at_once_and_then_ever_more_seldom(clock: Clock) -> None:
+def test_who_shares_a_processor_naps_soon_and_then_ever_more_seldom(clock: Clock) -> None:
     patient = Watch()
     clock.step = 20e-6
     clock.wait(patient, 50e-6)
@@ -87,6 +92,60 @@ def test_who_shares_a_processor_naps_at_once_and_then_ever_more_seldom(clock: Cl
     for _ in range(5000):
         clock.wait(patient, 50e-6)
     assert clock.naps < 30
+
+
+def test_who_is_slow_but_alone_on_a_processor_never_naps(clock: Clock) -> None:
+    patient = Watch()
+    clock.step = 20e-6
+    clock.others_run = False
+    for _ in range(1000):
+        clock.wait(patient, 50e-6)
+    assert not clock.naps
+
+
+def test_who_shares_a_processor_and_can_leave_it_leaves_and_does_not_nap(clock: Clock) -> None:
+    left = 0
+
+    def leave() -> bool:
+        nonlocal left
+        left += 1
+        clock.step = STEP
+        return True
+
+    patient = Watch(leave)
+    clock.step = 20e-6
+    for _ in range(100):
+        clock.wait(patient, 50e-6)
+    assert (left, clock.naps) == (1, 0)
+
+
+@pytest.mark.parametrize(("microseconds", "sees_it"), [(5, False), (20, True), (2100, False)])
+def test_who_gives_the_processor_to_somebody_who_soon_gives_it_back_watches_for_longer(
+    clock: Clock, *, microseconds: int, sees_it: bool
+) -> None:
+    clock.step = microseconds * 1e-6
+    assert clock.wait(Watch(), max(900e-6, clock.step + 1e-6)) == sees_it
+
+
+def test_a_watch_ends_though_the_processor_is_given_back_soon_each_time(clock: Clock) -> None:
+    clock.step = 20e-6
+    begun = clock.now
+    assert Watch().until(lambda: False) is None
+    assert clock.now - begun < 2e-3
+
+
+def test_beside_who_computes_most_watches_are_left_out(clock: Clock) -> None:
+    patient = Watch()
+    clock.step = 3e-3
+    begun = clock.now
+    for _ in range(100):
+        clock.wait(patient, 1e-3)
+    assert clock.now - begun < 100 * 1.5e-3
+
+
+def test_what_came_while_somebody_else_had_the_processor_is_seen(clock: Clock) -> None:
+    clock.step = 3e-3
+    assert clock.wait(Watch(), 2e-3)
 
 
 def test_who_had_a_processor_of_his_own_meanwhile_naps_at_once_again(clock: Clock) -> None:

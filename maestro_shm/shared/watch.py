@@ -2,7 +2,8 @@
 
 That pays only where both sides have a processor; where they do not, the watcher keeps the other from its work. So it
 gives way at each look, and after watches in vain it leaves them out more and more often, up to 62 times of 63.
-Two who watch each other on one processor would stay there, so who sees it naps, and wakes up on another.
+Two who watch each other on one processor would stay there, so who sees it leaves it, or naps, which may have the same
+effect, and watches on for longer, since who has left takes a while to arrive.
 How long a watch lasts is learnt from the waits before: twice as long as one takes, so that it ends in vain where the
 other side has gone away, and not because the machine is slow or there is more to do than usual.
 """
@@ -15,16 +16,28 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from maestro_shm.shared.processor import times_put_off
+
 _SHORTEST: Final = 100e-6
 _LONGEST: Final = 400e-6
 """Seconds. With 100 µs for all, a machine, or a transaction, for which that was just too little fell off to four times
 its latency, since both sides slept at each turn. What a longer watch costs is paid where others compute: one worker
 beside such a process makes 3,500 commits/s with 400 µs and 5,500 with 100."""
+_LONGEST_SHARED: Final = 1e-3
+"""Seconds, where the processor is given to somebody who soon gives it back. Then the other side was there just now, or
+is on its way: a processor that has slept for long takes half of this to begin."""
+_TURN_OF_WHO_COMPUTES: Final = 2e-3
+"""Seconds. Who watches gives the processor back before."""
 _MARGIN: Final = 2
 _WEIGHT: Final = 1 / 8
 _MOST_VAIN: Final = 6
+_VAIN_BESIDE: Final = 3
+"""As after so many watches in vain it goes on beside somebody who computes. With one for each such turn, one worker
+beside two of them made 2,300 commits/s in place of 3,200; with five, 8 workers beside nobody 13,000 in place of
+17,000, since each of them has a long turn now and then."""
 _TURN_OF_OTHERS: Final = 8e-6
-"""Seconds. Where it takes so long to give way somebody else was running on this processor."""
+"""Seconds. Where it takes so long to give way somebody else may have been running on this processor."""
+_UNKNOWN: Final = -1
 _MOST_MOVED: Final = 10
 """So that of as many as 1,023 such times only one is slept through."""
 
@@ -33,18 +46,26 @@ _give_way: Final[Callable[[], Any]] = getattr(os, "sched_yield", lambda: time.sl
 _now: Final = time.perf_counter
 _nap: Final = partial(time.sleep, 1e-6)
 """With the system's slack some 55 µs."""
+_times_put_off: Final = times_put_off
+
+
+def _stay() -> bool:
+    return False
 
 
 class Watch:
     """The habit of one who waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[], bool] = _stay) -> None:
+        """By `leave` it goes to another processor, where this one is shared, or says that it does not."""
+        self._leave = leave
         self._vain = 0
         self._left_out = 0
         self._expected = 0.0
         self._begun = 0.0
         self._moved = 0
         self._stays = 0
+        self._put_off = _UNKNOWN
 
     def until(self, look: Callable[[], _Seen]) -> _Seen | None:
         """What `look` sees within the time, if it is anything true; None, and at once, where a watch does not pay."""
@@ -54,25 +75,41 @@ class Watch:
             return None
         end = begun + self._seconds()
         now = begun
-        is_shared = False
+        longest_turn = 0.0
         while now < end:
             if seen := look():
                 self._vain = 0
-                if not is_shared:
+                if not longest_turn:
                     self._moved = 0
+                    self._put_off = _UNKNOWN
                 self.note_arrival()
                 return seen
             _give_way()
             before, now = now, _now()
-            if now - before > _TURN_OF_OTHERS:
-                is_shared = True
+            if (turn := now - before) > _TURN_OF_OTHERS:
+                longest_turn = max(longest_turn, turn)
+                if turn < _TURN_OF_WHO_COMPUTES:
+                    end = begun + _LONGEST_SHARED
                 self._move()
-        self._vain = min(self._vain + 1, _MOST_VAIN)
-        self._left_out = (1 << self._vain) - 2
-        return None
+        return self._see_at_last(look, beside_who_computes=longest_turn >= _TURN_OF_WHO_COMPUTES)
+
+    def note_arrival(self) -> None:
+        """What was waited for since the last watch began has come, maybe after a sleep."""
+        self._expected += _WEIGHT * (min(_now() - self._begun, 2 * _LONGEST) - self._expected)
+
+    def _see_at_last(self, look: Callable[[], _Seen], *, beside_who_computes: bool) -> _Seen | None:
+        seen = look()
+        if seen:
+            self.note_arrival()
+        if not seen or beside_who_computes:  # a sleep would have been shorter: who is woken need not wait for his turn
+            self._vain = min(max(self._vain + 1, _VAIN_BESIDE if beside_who_computes else 0), _MOST_VAIN)
+            self._left_out = (1 << self._vain) - 2
+        return seen or None
 
     def _move(self) -> None:
-        """Look for a processor of our own: who wakes up is put on one that is idle."""
+        """Look for a processor of our own, if this one is shared: who wakes up is put on one that is idle, mostly."""
+        if not self._was_put_off() or self._leave():
+            return
         if self._stays:
             self._stays -= 1
             return
@@ -80,10 +117,15 @@ class Watch:
         self._stays = (1 << self._moved) - 2
         _nap()
 
+    def _was_put_off(self) -> bool:
+        """Whether somebody else ran here, in this watch and in the last one.
+
+        To give way takes long, too, where the system's code is in no cache, or the whole machine was put off. A nap for
+        that reason cost 0.8 ms, since the processor had nothing else to do and was itself put to sleep.
+        """
+        before, self._put_off = self._put_off, _times_put_off()
+        return before not in (_UNKNOWN, self._put_off)
+
     def _seconds(self) -> float:
         """How long to watch; what takes longer than the longest watch is tried for a moment only."""
         return _SHORTEST if self._expected > _LONGEST else max(_SHORTEST, min(_MARGIN * self._expected, _LONGEST))
-
-    def note_arrival(self) -> None:
-        """What was waited for since the last watch began has come, maybe after a sleep."""
-        self._expected += _WEIGHT * (min(_now() - self._begun, 2 * _LONGEST) - self._expected)
