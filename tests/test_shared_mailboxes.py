@@ -319,22 +319,29 @@ def test_a_client_that_sleeps_hears_by_the_socket_that_its_server_was_killed(
 
 KILL_ITSELF = """
 import signal
+from maestro_shm.shared.mailboxes import Mailboxes
 from maestro_shm.shared.server import LoopServer
 
-reply = LoopServer._reply
+begin, reply = LoopServer.__init__, Mailboxes.reply
 
-def die_once(self, peer, message):
-    if peer.asks_by_mail and self.journal.last_position == 2 and not os.path.exists({flag!r}):
+def be_known(self, *arguments):
+    global server
+    server = self
+    begin(self, *arguments)
+
+def die_once(self, number, message):
+    if server.journal.last_position == 2 and not os.path.exists({flag!r}):
         open({flag!r}, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    reply(self, peer, message)
+    return reply(self, number, message)
 
-LoopServer._reply = die_once
+LoopServer.__init__, Mailboxes.reply = be_known, die_once
 """
 
 
+@pytest.mark.parametrize("metadata", [None, {"by": "me"}])
 def test_a_commit_whose_server_is_killed_before_it_answers_by_mail_is_stored_once_and_told_of(
-    path: Path, tmp_path: Path
+    path: Path, tmp_path: Path, metadata: dict[str, str] | None
 ) -> None:
     flag = tmp_path / "killed"
     package = other_package(tmp_path, KILL_ITSELF.format(flag=str(flag))).parent
@@ -345,10 +352,10 @@ def test_a_commit_whose_server_is_killed_before_it_answers_by_mail_is_stored_onc
         with ms.connect(sys.argv[2]) as store:
             store.commit_events([ms.Event("a", 1, "made", None)])
             before = store.stats()["server_pid"]
-            told = store.commit_events([ms.Event("a", 2, "made", "once")])
+            told = store.commit_events([ms.Event("a", 2, "made", "once", metadata=eval(sys.argv[3]))])
             print(told == store.get_events("a", 2), store.stats()["events"], store.stats()["server_pid"] != before)
     """
-    with cleaned_up(path), Program(source, package, path) as program:
+    with cleaned_up(path), Program(source, package, path, repr(metadata)) as program:
         assert program.output() == "True 2 True"
     assert flag.exists()
 
@@ -769,10 +776,7 @@ def at_each_line_of(name: str, act: Callable[[], None]) -> Iterator[None]:
         sys.settrace(former)
 
 
-@pytest.mark.parametrize("name", ["post", "_put_up_barrier"])
-def test_a_child_that_was_forked_in_mid_call_and_goes_on_harms_its_parents_calls_in_no_way(
-    store: ms.Store, name: str
-) -> None:
+def test_a_child_that_was_forked_in_mid_call_and_goes_on_harms_its_parents_calls_in_no_way(store: ms.Store) -> None:
     children: list[int] = []
     go_on, may_go_on = os.pipe()
 
@@ -788,7 +792,7 @@ def test_a_child_that_was_forked_in_mid_call_and_goes_on_harms_its_parents_calls
     told = False
     parent = os.getpid()
     try:
-        with at_each_line_of(name, fork):
+        with at_each_line_of("post", fork):
             commit(store, 1)
         told = True
     finally:

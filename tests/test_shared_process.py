@@ -16,7 +16,6 @@ from processes import Fork, Program, cleaned_up, is_gone, kill, named_target, ot
 import maestro_shm as ms
 from maestro_shm.shared import complaints
 from maestro_shm.shared import directory as directories
-from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.store import path_of
 from maestro_shm.shared.transport import Line
 
@@ -254,13 +253,12 @@ def test_a_commit_under_way_when_everything_breaks_says_that_its_outcome_is_open
 
 
 def test_a_server_that_breaks_off_every_time_leaves_the_outcome_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_off(_proxy: StoreProxy, line: Line, *_: object) -> None:
-        line.close()
+    def break_off(*_: object) -> None:
         raise EOFError
 
     with ms.connect() as store, monkeypatch.context() as patch:
         commit(store, 1)
-        patch.setattr(StoreProxy, "_ask", break_off)
+        patch.setattr(Line, "send", break_off)
         with pytest.raises(ms.StoreUnavailableError, match=r"several times.*may or may not have been stored"):
             commit(store, 2)
 

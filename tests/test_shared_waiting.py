@@ -202,7 +202,7 @@ def test_the_server_keeps_nothing_of_clients_that_leave() -> None:
         peer = _Peer()
         assert waiting.add(peer, number, Wanted(waiting, 2**62, 1e9))  # type: ignore[arg-type]
         waiting.forget(peer)  # type: ignore[arg-type]
-    assert len(waiting) == 0
+    assert len(waiting.waits) == 0
     assert len(waiting._by_number) <= 65
     assert len(waiting._by_deadline) <= 65
     assert list(waiting.due(None, 0.0)) == []

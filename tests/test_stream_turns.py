@@ -353,7 +353,7 @@ class TurnsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         stream = data.draw(st.sampled_from([stream for stream, line in self.lines.items() if line]))
-        self.turns.real.give_back(stream, next(iter(self.turns.real._queues[stream])))
+        self.turns.real.give_back(stream, next(iter(self.turns.real.streams[stream])))
         self._end(stream)
 
     @rule(peer=everybody)
@@ -381,7 +381,7 @@ class TurnsMachine(RuleBasedStateMachine):
         self.turns.answer()
         for stream, line in self.lines.items():
             assert self.turns.granted_of(stream) == self.expected[stream]
-            queue = self.turns.real._queues.get(stream, {})
+            queue = self.turns.real.streams.get(stream, {})
             expected: list[Any] = [peer for peer, _, _ in line]
             assert [turn.peer for turn in queue.values()] == expected
 
@@ -397,7 +397,7 @@ class TurnsMachine(RuleBasedStateMachine):
     def no_turn_is_longer_than_its_lease(self) -> None:
         now = self.turns.clock.now
         assert self.turns.real.seconds(now, 1e9) <= LEASE or not any(self.lines.values())
-        for queue in self.turns.real._queues.values():
+        for queue in self.turns.real.streams.values():
             assert now < next(iter(queue.values())).deadline <= now + LEASE
 
 

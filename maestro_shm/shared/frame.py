@@ -51,9 +51,10 @@ _FRAME_REST: Final = struct.Struct("<16sQQQII")
 _EPOCH: Final = struct.Struct("<I")
 _EPOCH_AT: Final = FRAME_HEADER.size - _EPOCH.size
 _RECORD_REST: Final = struct.Struct("<IQQQQIHH")
+FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
 RECORD_HEADER_BYTES: Final = RECORD_HEADER.size
-_pack_frame_start: Final = _FRAME_START.pack
-_pack_frame_rest: Final = _FRAME_REST.pack
+pack_frame_start: Final = _FRAME_START.pack
+pack_frame_rest: Final = _FRAME_REST.pack
 pack_crc: Final = _CRC.pack
 pack_rest: Final = _RECORD_REST.pack
 TRUNCATED: Final = struct.Struct("<QQQQ")
@@ -135,8 +136,8 @@ def pack_frame(
     packed_records: bytes,
 ) -> bytes:
     """The bytes of a frame with its packed records."""
-    rest = _pack_frame_rest(commit_id, first_position, aggregates, latest, records, epoch) + packed_records
-    return _pack_frame_start(length, crc32(rest, tail)) + rest
+    rest = pack_frame_rest(commit_id, first_position, aggregates, latest, records, epoch) + packed_records
+    return pack_frame_start(length, crc32(rest, tail)) + rest
 
 
 def void_start(frame: Frame, tail: int) -> bytes:

@@ -25,8 +25,8 @@ class Heads:
         self._log = log
         self._known: dict[int, dict[bytes, Head]] = {kind: {} for kind in KINDS}
 
-    def remembered(self, kind: int) -> Mapping[bytes, Head]:
-        """Those of a kind that are known without a look at the index."""
+    def remembered(self, kind: int) -> dict[bytes, Head]:
+        """Those of a kind that are known without a look at the index. It is the same dict for ever."""
         return self._known[kind]
 
     def get(self, kind: int, key: bytes) -> Head:

@@ -40,18 +40,18 @@ class Incoming:
 
     def next(self, pause: Callable[[], float], *, may_watch: bool) -> tuple[list[int], _Keys]:
         """What has come; if nothing has, what comes within a watch, or a sleep of as many seconds as `pause` says."""
-        found = self._next(pause, may_watch)
+        self._turns += 1
+        if numbers := self._mail.arrived():
+            found = numbers, self._selector.select(0) if self._turns % _TURNS_OF_MAIL == 0 else []
+        else:
+            seen = self._watch.until(self._look) if may_watch else None
+            found = seen or self._sleep(pause)
         if found[0] != self._newest:
             self._newest, self._in_a_row = found[0], 0
         self._in_a_row += 1
         return found
 
-    def _next(self, pause: Callable[[], float], may_watch: bool) -> tuple[list[int], _Keys]:  # noqa: FBT001 (see above)
-        self._turns += 1
-        if numbers := self._mail.arrived():
-            return numbers, self._selector.select(0) if self._turns % _TURNS_OF_MAIL == 0 else []
-        if may_watch and (found := self._watch.until(self._look)):
-            return found
+    def _sleep(self, pause: Callable[[], float]) -> tuple[list[int], _Keys]:
         begun = time.perf_counter()
         self._mail.fall_asleep()
         try:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 from maestro_shm.clock import HybridClock
 from maestro_shm.errors import (
@@ -25,12 +26,25 @@ from maestro_shm.errors import (
     TruncationError,
     shown,
 )
+from maestro_shm.records import MAX_SEQUENCE
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared import recovery
 from maestro_shm.shared.draft import Draft, draft_changes, draft_events, draft_floor, draft_snapshot
-from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, FLOOR, SNAPSHOT
+from maestro_shm.shared.frame import (
+    COMMIT_ID_BYTES,
+    EVENT,
+    FLOOR,
+    FRAME_HEADER_BYTES,
+    PADDING,
+    RECORD_HEADER_BYTES,
+    SNAPSHOT,
+    pack_crc,
+    pack_frame_rest,
+    pack_frame_start,
+    pack_rest,
+)
 from maestro_shm.shared.header import (
     AGGREGATES,
     CLIENTS,
@@ -71,6 +85,9 @@ class Journal:
 
     _written: _Figures
     """What is in the files, published or not."""
+    _latest: int
+    """The highest timestamp of an event."""
+    _longest_frame: int
     _log_room: int
     """Up to this offset, within the segment, a commit without new keys needs nothing to be reserved; 0 while the index
     grows, which it does at each commit."""
@@ -163,6 +180,61 @@ class Journal:
             draft = self._draft(lambda draft: draft_events(draft, heads, clock, rows, first_position))
         self._append(draft, commit_id, first_position)
         return first_position, draft.timestamps
+
+    def commit_event(self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes) -> Answer | None:
+        """What `commit_events` does with one event without a timestamp. None, and nothing, unless all is plain.
+
+        Plain is what is not refused, goes to a stream that is remembered, and needs no further space. Most commits are
+        so, and this is written out since what they cost is how much code they touch; see ARCHITECTURE.md.
+        """
+        words = self._words
+        timestamp, aggregates, position, tail = self._written
+        try:
+            key = aggregate_id.encode()
+            word, previous, last = self._remembered[key]
+        except (AttributeError, UnicodeEncodeError, KeyError):
+            return None
+        now = self._clock.now()
+        timestamp = now if now > timestamp else timestamp + 1
+        position += 1
+        latest = max(timestamp, self._latest)
+        if (
+            type(sequence) is not int
+            or not last < sequence <= MAX_SEQUENCE
+            or type(payload) is not bytes
+            or type(commit_id) is not bytes
+            or len(commit_id) != COMMIT_ID_BYTES
+            or words[EPOCH] != self.epoch
+            or words[DISK_FAILED]
+            or self._waits_for_disk
+            or self.is_broken
+            or position > self._positions_room
+        ):
+            return None
+        key_length = len(key)
+        size = RECORD_HEADER_BYTES + key_length + len(payload)
+        offset = tail + FRAME_HEADER_BYTES
+        end = offset + ((size + 7) & -8)
+        if end > self._log_room or end - tail > self._longest_frame:
+            return None
+        rest = pack_rest(size, sequence, previous, position, timestamp, FRAME_HEADER_BYTES, key_length, EVENT)
+        rest += key + payload
+        record = pack_crc(crc32(rest, offset)) + rest + PADDING[size & 7]
+        rest = pack_frame_rest(commit_id, position, aggregates, latest, 1, self.epoch) + record
+        packed = pack_frame_start(end - tail, crc32(rest, tail)) + rest
+        files = self._files
+        try:
+            files.log.write(tail, tail, packed)
+            files.index.words[word] = offset
+            files.positions.put(position, (offset,))
+            self._latest = latest
+            self._written = timestamp, aggregates, position, end
+            words[CLOCK], words[LAST_POSITION], words[PUBLISHED] = timestamp, position, end
+            self._remembered[key] = word, offset, sequence
+        except BaseException:
+            self.is_broken = True
+            raise
+        return position, [timestamp]
 
     def commit(
         self,
@@ -410,6 +482,7 @@ class Journal:
         words = self._words = files.header.words
         self._waits_for_disk = bool(words[WAITS_FOR_DISK])
         self._heads = Heads(files.index, files.log)
+        self._remembered = self._heads.remembered(EVENT)
         self._outcomes = Outcomes(files.log, self._heads, words)
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
         self._latest = self._latest_in_log()

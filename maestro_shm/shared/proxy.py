@@ -23,9 +23,12 @@ from multiprocessing import managers
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from maestro_shm import codec
 from maestro_shm.errors import StoreError, StoreFullError, StoreUnavailableError, shown
 from maestro_shm.open_calls import REFUSALS, Call, OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
+from maestro_shm.proposal import as_stored
+from maestro_shm.records import Event, set_position, set_timestamp
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.rivalry import Rivalries
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
@@ -71,6 +74,52 @@ class StoreProxy(managers.BaseProxy):
         is done by `meanwhile`, once for each time that the commit is sent.
         """
         return self._commit("commit_events", rows, [rows], made, meanwhile)
+
+    def commit_event(self, row: Row) -> Event | None:
+        """The event as it is stored: what `commit_events` does with one without timestamp, by as little code as can be.
+
+        See ARCHITECTURE.md for why. None, and nothing is done, where calls are open, or there is no line at rest.
+        """
+        if self._open_calls or self._process != os.getpid():
+            return None
+        try:
+            line = self._at_rest.pop()
+        except IndexError:
+            return None
+        client_id, numbers = self._identity
+        number = next(numbers)
+        commit_id = client_id + number.to_bytes(8)
+        deadline = time.monotonic() + self._timeout
+        aggregate_id, sequence, _, payload = row
+        try:
+            line.send(line.pack([number, "journal", "commit_events", [commit_id, [row], False]]), deadline)
+            event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
+            reply = wire.unpack(line.reply(deadline))
+            if not reply or reply[0] != number:
+                raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {number}")
+        except BaseException as error:
+            line.close()
+            self._leave_open(("commit_events", row), commit_id)
+            if isinstance(error, _BROKEN):
+                self._hang_up()
+                return self._commit(
+                    "commit_events", [row], [[row]], _the_event, None, deadline
+                )  # the call that is open
+            if (unavailable := self._unavailable(error, _OPEN_OUTCOME)) is not None:
+                raise unavailable from None
+            raise
+        try:
+            self._rest(line)
+            if len(reply) == 3 and reply[1] is True:
+                position, (timestamp,) = reply[2]
+                set_timestamp(event, timestamp)
+                set_position(event, position)
+                return event
+        except BaseException:
+            self._leave_open(("commit_events", row), commit_id)
+            raise
+        raises: Event = carry_out(self._open_calls, ("commit_events", row), commit_id, lambda *_: self._result(reply))
+        return raises
 
     def commit_each(
         self, commits: Sequence[list[Row]], meanwhile: Callable[[], None]
@@ -267,6 +316,10 @@ class StoreProxy(managers.BaseProxy):
     def _incref(self) -> None:
         """The base class calls it after a fork, to count references in the server; ours counts none."""
 
+    def _leave_open(self, call: Call, commit_id: bytes) -> None:
+        self._open_calls[call] = commit_id
+        self._open_calls.forget_oldest()
+
     def _commit(
         self,
         method: str,
@@ -274,6 +327,7 @@ class StoreProxy(managers.BaseProxy):
         arguments: list[Any],
         made: Callable[[list[_Part], Any], _Made],
         meanwhile: Callable[[], None] | None = None,
+        deadline: float | None = None,
     ) -> _Made:
         """What `made` makes of content and result of a call that is carried out once, however often it is made."""
         self._begin_if_forked()
@@ -284,7 +338,7 @@ class StoreProxy(managers.BaseProxy):
             (method, *content),
             client_id + number.to_bytes(8),
             lambda commit_id, is_open: made(
-                content, self._call(number, method, [commit_id, *arguments, is_open], meanwhile)
+                content, self._call(number, method, [commit_id, *arguments, is_open], meanwhile, deadline)
             ),
         )
 
@@ -294,12 +348,19 @@ class StoreProxy(managers.BaseProxy):
         except StoreError as error:
             return error
 
-    def _call(self, number: int, method: str, arguments: list[Any], meanwhile: Callable[[], None] | None = None) -> Any:
+    def _call(
+        self,
+        number: int,
+        method: str,
+        arguments: list[Any],
+        meanwhile: Callable[[], None] | None = None,
+        deadline: float | None = None,
+    ) -> Any:
         """The result of a call. Raises the error that it was answered with, or `StoreUnavailableError`.
 
         The last of the arguments, if it is a bool, says whether they may have been sent before.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self._timeout if deadline is None else deadline
         message = [number, "journal" if method in wire.METHODS else None, method, arguments]
         for again in (False, True, True, True):
             if again and arguments and type(arguments[-1]) is bool:
@@ -331,14 +392,18 @@ class StoreProxy(managers.BaseProxy):
                 raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {message[0]}")
         except BaseException as error:
             line.close()
-            if isinstance(error, DeadlineError):
-                what = f"no reply within {self._timeout:g} s"
-            elif isinstance(error, wire.ProtocolError):
-                what = str(error)
-            else:
-                raise
-            raise StoreUnavailableError(str(self._directory), what + outcome) from None
+            if (unavailable := self._unavailable(error, outcome)) is not None:
+                raise unavailable from None
+            raise
         return reply
+
+    def _unavailable(self, error: BaseException, outcome: str) -> StoreUnavailableError | None:
+        """What a caller is told of an error within a call; None where it is not our line's, or the line just ended."""
+        if isinstance(error, DeadlineError):
+            return StoreUnavailableError(str(self._directory), f"no reply within {self._timeout:g} s{outcome}")
+        if isinstance(error, wire.ProtocolError):
+            return StoreUnavailableError(str(self._directory), f"{error}{outcome}")
+        return None
 
     def _rest(self, line: Line) -> None:
         if len(self._at_rest) >= _MOST_AT_REST:
@@ -374,6 +439,11 @@ def _is_open_after(outcome: object, *, was_open: bool) -> bool:
     if isinstance(outcome, StoreFullError):
         return was_open
     return isinstance(outcome, StoreError) and not isinstance(outcome, REFUSALS)
+
+
+def _the_event(rows: list[Row], reply: Any) -> Event:
+    (event,) = as_stored(rows, *reply)
+    return event
 
 
 def _whether_done(_content: list[Any], reply: Any) -> bool:

@@ -71,6 +71,7 @@ class LoopServer(managers.Server):
         self._calls |= {(None, method): getattr(self, method) for method in self.public}
         self._door = Door(self.listener.socket, bytes(authkey), self.journal.max_commit_bytes + wire.OVERHEAD)
         self._peers: set[Peer] = set()
+        self._pack = wire.small_packer()
         self._held_back: list[tuple[Peer, int, bytes]] = []
         """Replies that wait for the disk, with the numbers of their requests."""
         self._mail = Mailboxes(self.journal.directory, self.journal.epoch)
@@ -114,7 +115,8 @@ class LoopServer(managers.Server):
                 may_watch, self._has_woken = not self._has_woken, False
                 mail, sockets = self._incoming.next(self._pause, may_watch=may_watch)
                 for number in mail:  # before the sockets, by which a mailbox may go from one to another
-                    if (peer := self._owners.get(number)) is not None:  # or it was dropped just now
+                    peer = self._owners.get(number)  # None if it was dropped just now
+                    if peer is not None and not self._commit_at_once(peer, number):
                         self._deal_with(peer, self._open, peer, number)
                 for key, _ in sockets:
                     key.data()
@@ -128,7 +130,7 @@ class LoopServer(managers.Server):
             self._end()
 
     def _answer_late(self) -> None:
-        if self._turns:
+        if has_turns := bool(self._turns):
             self._release()
         if self._held_back:
             self._settle()
@@ -136,9 +138,9 @@ class LoopServer(managers.Server):
             self._compaction_duty.go_over()
             if self.journal.is_broken:
                 self._leave()
-        if self._events or self._commits:
+        if self._events.waits or self._commits.waits:
             self._answer_waiting()
-        if self._turns:
+        if has_turns:
             self._grant()
 
     def destroy(self) -> None:
@@ -199,7 +201,7 @@ class LoopServer(managers.Server):
         if self.journal.goes_over():
             return 0.0
         longest = LONGEST_SLEEP if self._owners else _TICK
-        if not self._events and not self._commits and not self._turns:
+        if not self._events.waits and not self._commits.waits and not self._turns:
             return longest
         now = time.monotonic()
         return min(among.seconds(now, longest) for among in (self._events, self._commits, self._turns))
@@ -224,6 +226,35 @@ class LoopServer(managers.Server):
 
     def _open(self, peer: Peer, mailbox: int) -> None:
         self._respond(peer, self._mail.request(mailbox), by_mail=True)
+
+    def _commit_at_once(self, peer: Peer, mailbox: int) -> bool:
+        """Answer a request if it is to commit one event and nothing else is to be seen to; else it goes by `_open`.
+
+        This and `Journal.commit_event` touch little code, by which such a commit takes 17 µs less; see ARCHITECTURE.md.
+        """
+        request = self._mail.request(mailbox)
+        if len(request) > wire.SMALL or self._turns.streams:
+            return False
+        try:
+            number, ident, method, (commit_id, ((aggregate_id, sequence, given, payload),), resent) = wire.unpack(
+                request
+            )
+        except (wire.ProtocolError, TypeError, ValueError):
+            return False
+        if method != "commit_events" or ident != "journal" or given is not None or resent or type(number) is not int:
+            return False
+        with self.mutex:
+            try:
+                answer = self.journal.commit_event(commit_id, aggregate_id, sequence, payload)
+            except Exception as error:  # noqa: BLE001 (as in `_outcome`)
+                peer.asks_by_mail = True
+                self._deal_with(peer, self._reply, peer, wire.payload_of(self._failure(number, error)))
+                return True
+        if answer is None:
+            return False
+        if self._mail.reply(mailbox, self._pack([number, True, answer])):
+            self._deal_with(peer, peer.send, wire.RING)
+        return True
 
     def _respond(self, peer: Peer, payload: bytes, *, by_mail: bool) -> None:
         self._asking = peer
@@ -374,18 +405,20 @@ class LoopServer(managers.Server):
         try:
             result = function(*arguments)
             return result if isinstance(result, (Wanted, Asked)) else [number, True, result]
-        except StoreError as error:
-            if self.journal.is_broken:
-                self._leave()
-            return wire.refusal(number, error)
         except Exception as error:  # noqa: BLE001 (a disk that fails, say, must not end the server)
-            self._complaints.about_exception()
-            if self.journal.is_broken:
-                self._leave()
-            elif isinstance(error, (TypeError, ValueError, struct.error)):
-                return wire.refusal(number, InvalidEventError(f"the server cannot read this: {error}"))
-            reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
-            return wire.refusal(number, StoreUnavailableError(str(self.journal.directory), reason))
+            return self._failure(number, error)
+
+    def _failure(self, number: int, error: Exception) -> list[Any]:
+        """The reply to a call that raised this just now."""
+        if self.journal.is_broken:
+            self._leave()
+        if isinstance(error, StoreError):
+            return wire.refusal(number, error)
+        self._complaints.about_exception()
+        if not self.journal.is_broken and isinstance(error, (TypeError, ValueError, struct.error)):
+            return wire.refusal(number, InvalidEventError(f"the server cannot read this: {error}"))
+        reason = f"the server failed, see {directories.SERVER_LOG} there: {type(error).__name__}: {error}"
+        return wire.refusal(number, StoreUnavailableError(str(self.journal.directory), reason))
 
     def _do_chores(self, now: float) -> None:
         for peer in [peer for peer in self._peers if now > peer.deadline]:

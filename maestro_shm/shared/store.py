@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -136,6 +136,19 @@ class SharedStore(Backend):
     def stats(self) -> dict[str, Any]:
         self._check_open()
         return self._reader.stats()
+
+    def commit_events(self, events: Iterable[Event]) -> list[Event]:
+        if self._closed or type(events) is not list or len(events) != 1:
+            return super().commit_events(events)
+        if (event := validation.pack_plain(events[0])) is None:
+            return super().commit_events(events)
+        refuse_within(self, "a commit")
+        try:
+            stored = self._proxy.commit_event(event)
+        except StoreUnavailableError:
+            self._check_open()
+            raise
+        return self._commit_events([event]) if stored is None else [stored]
 
     def reset(self) -> None:
         self._check_open()

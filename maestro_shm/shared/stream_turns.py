@@ -86,7 +86,7 @@ class StreamTurns:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._queues: dict[str, _Queue] = {}
+        self.streams: dict[str, _Queue] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[Peer, str] = {}
         self._held_back: dict[str, list[HeldBack]] = {}
@@ -97,16 +97,16 @@ class StreamTurns:
         """No deadline is before it."""
 
     def __len__(self) -> int:
-        return len(self._queues) + len(self._answers) + len(self._released)
+        return len(self.streams) + len(self._answers) + len(self._released)
 
     def ask(self, peer: Peer, number: int, asked: Asked) -> bool:
         """Whether the client waits for its turn now, or has it: not if it waits for one already."""
         if peer in self._waiting:
             return False
-        if asked.stream not in self._queues and len(self._queues) >= _MOST_STREAMS:
+        if asked.stream not in self.streams and len(self.streams) >= _MOST_STREAMS:
             self._answers.append((peer, number, None))
             return True
-        queue = self._queues.setdefault(asked.stream, {})
+        queue = self.streams.setdefault(asked.stream, {})
         turn = _Turn(peer, number, asked, asked.commits, asked.deadline, math.inf, len(queue))
         queue[next(self._numbers)] = turn
         self._waiting[peer] = asked.stream
@@ -117,7 +117,7 @@ class StreamTurns:
 
     def give_back(self, stream: str, number: int) -> None:
         """Let the next one have it, if it is still this turn."""
-        queue = self._queues.get(stream)
+        queue = self.streams.get(stream)
         if queue and next(iter(queue)) == number:
             self._end(stream)
 
@@ -125,7 +125,7 @@ class StreamTurns:
         """The stream whose turn another client has, if there is any, and this one has the turn of none."""
         against = None
         for stream in commit.writes:
-            if queue := self._queues.get(stream):
+            if queue := self.streams.get(stream):
                 if _first(queue).terms.client == commit.client:
                     return None
                 against = stream
@@ -142,7 +142,7 @@ class StreamTurns:
     def note(self, commit: Commit) -> None:
         """It has been made, or has met a conflict."""
         for stream in {*commit.writes, *commit.reads}:
-            queue = self._queues.get(stream)
+            queue = self.streams.get(stream)
             if not queue or (turn := _first(queue)).terms.client != commit.client:
                 continue
             turn.commits -= 1
@@ -163,7 +163,7 @@ class StreamTurns:
                 for stream, commits in self._held_back.items()
                 if (left := [commit for commit in commits if commit.peer is not peer])
             }
-        for stream, queue in list(self._queues.items()):
+        for stream, queue in list(self.streams.items()):
             # The last first: who has a turn and waits for another one must not be given that.
             for number in reversed([number for number, turn in queue.items() if turn.peer is peer]):
                 self._remove(stream, number)
@@ -172,12 +172,12 @@ class StreamTurns:
         """End the turns whose lease is over, and the waits of those who do not want to wait any longer."""
         if now < self._earliest:
             return
-        for stream, queue in list(self._queues.items()):
+        for stream, queue in list(self.streams.items()):
             for number in [number for number, turn in queue.items() if turn.deadline <= now]:
                 if queue[number].deadline <= now:  # it may have become the first just now
                     self._give_up(stream, number)
         self._earliest = min(
-            (turn.deadline for queue in self._queues.values() for turn in queue.values()), default=math.inf
+            (turn.deadline for queue in self.streams.values() for turn in queue.values()), default=math.inf
         )
 
     def released(self) -> list[HeldBack]:
@@ -197,30 +197,30 @@ class StreamTurns:
         return 0.0 if self._answers or self._released else max(0.0, min(most, self._earliest - now))
 
     def _give_up(self, stream: str, number: int) -> None:
-        turn = self._queues[stream][number]
-        if self._waiting.get(turn.peer) == stream and next(iter(self._queues[stream])) != number:
+        turn = self.streams[stream][number]
+        if self._waiting.get(turn.peer) == stream and next(iter(self.streams[stream])) != number:
             del self._waiting[turn.peer]
             self._answers.append((turn.peer, turn.number, None))
         self._remove(stream, number)
 
     def _remove(self, stream: str, number: int) -> None:
-        queue = self._queues[stream]
+        queue = self.streams[stream]
         if next(iter(queue)) == number:
             self._end(stream)
         else:
             del queue[number]
 
     def _end(self, stream: str) -> None:
-        queue = self._queues[stream]
+        queue = self.streams[stream]
         del queue[next(iter(queue))]
         self._release(stream)
         if queue:
             self._grant_first(stream)
         else:
-            del self._queues[stream]
+            del self.streams[stream]
 
     def _grant_first(self, stream: str) -> None:
-        queue = self._queues[stream]
+        queue = self.streams[stream]
         number, turn = next(iter(queue.items()))
         turn.deadline = turn.ends = self._clock() + turn.terms.lease
         self._earliest = min(self._earliest, turn.deadline)

@@ -86,6 +86,8 @@ class Line:
         self._by_socket: list[bytes] = []
         """Messages that have come whole, but for rings."""
         self._mail_watch = Watch()
+        self.pack: Final = wire.small_packer()
+        """The bytes of a small message. (Who packs a large one by it keeps the memory for ever.)"""
         try:
             self._shake_hands(key, deadline)
             self._inbox.limit = 2**32
@@ -106,13 +108,24 @@ class Line:
 
     def post(self, payload: bytes, deadline: float, meanwhile: Callable[[], None] | None = None) -> bytes:
         """The same for a payload, by the line's mailbox if the server has one for it and it fits."""
-        mailbox = self._mailbox
-        if mailbox is None or len(payload) > LARGEST_MESSAGE:
+        if self._mailbox is None or len(payload) > LARGEST_MESSAGE:
             return self.exchange(wire.frame(payload), deadline, meanwhile)
-        if mailbox.post(payload):
-            self._send(wire.RING, deadline)
+        self.send(payload, deadline)
         if meanwhile is not None:
             meanwhile()
+        return self.reply(deadline)
+
+    def send(self, payload: bytes, deadline: float) -> None:
+        """The first half of `post`, for a small payload; see there for what is raised."""
+        if self._mailbox is None:
+            self._send(wire.frame(payload), deadline)
+        elif self._mailbox.post(payload):
+            self._send(wire.RING, deadline)
+
+    def reply(self, deadline: float) -> bytes:
+        """The second half: the payload of the reply."""
+        if (mailbox := self._mailbox) is None:
+            return self._receive(deadline)
         reply = self._mail_watch.until(mailbox.reply) or self._sleep_until_reply(mailbox, deadline)
         return self._receive(deadline) if reply == BY_SOCKET else reply
 

@@ -24,22 +24,19 @@ class Waiting:
     """Those who wait, each at most once, since a line has one request at a time."""
 
     def __init__(self) -> None:
-        self._waits: dict[Peer, tuple[int, int]] = {}
+        self.waits: dict[Peer, tuple[int, int]] = {}
         """The place in line of each, and the number of the request."""
         self._by_number: list[tuple[int, int, Peer]] = []
         self._by_deadline: list[tuple[float, int, Peer]] = []
         """Heaps, with the places. Who is not at that place any more has left, or was answered, and is passed over."""
         self._places = itertools.count()
 
-    def __len__(self) -> int:
-        return len(self._waits)
-
     def add(self, peer: Peer, number: int, wanted: Wanted) -> bool:
         """Whether it could be: not if the client waits already."""
-        if peer in self._waits:
+        if peer in self.waits:
             return False
         place = next(self._places)
-        self._waits[peer] = place, number
+        self.waits[peer] = place, number
         self._forget_stale()
         heapq.heappush(self._by_number, (wanted.number, place, peer))
         heapq.heappush(self._by_deadline, (wanted.deadline, place, peer))
@@ -47,7 +44,7 @@ class Waiting:
 
     def forget(self, peer: Peer) -> None:
         """It has left."""
-        self._waits.pop(peer, None)
+        self.waits.pop(peer, None)
         self._forget_stale()
 
     def due(self, reached: int | None, now: float) -> Iterator[tuple[Peer, int]]:
@@ -63,13 +60,13 @@ class Waiting:
 
     def _answered(self, place: int, peer: Peer) -> Iterator[tuple[Peer, int]]:
         if self._is_there(place, peer):
-            yield peer, self._waits.pop(peer)[1]
+            yield peer, self.waits.pop(peer)[1]
 
     def _is_there(self, place: int, peer: Peer) -> bool:
-        return self._waits.get(peer, (-1, 0))[0] == place
+        return self.waits.get(peer, (-1, 0))[0] == place
 
     def _forget_stale(self) -> None:
-        most = 2 * len(self._waits) + _MOST_STALE
+        most = 2 * len(self.waits) + _MOST_STALE
         if len(self._by_number) > most:
             self._by_number = [wait for wait in self._by_number if self._is_there(*wait[1:])]
             heapq.heapify(self._by_number)

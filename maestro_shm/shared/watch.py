@@ -62,6 +62,8 @@ class Watch:
         self._vain = 0
         self._left_out = 0
         self._expected = 0.0
+        self._seconds = _SHORTEST
+        """How long to watch."""
         self._begun = 0.0
         self._moved = 0
         self._stays = 0
@@ -73,7 +75,7 @@ class Watch:
         if self._left_out:
             self._left_out -= 1
             return None
-        end = begun + self._seconds()
+        end = begun + self._seconds
         now = begun
         longest_turn = 0.0
         while now < end:
@@ -95,7 +97,12 @@ class Watch:
 
     def note_arrival(self) -> None:
         """What was waited for since the last watch began has come, maybe after a sleep."""
-        self._expected += _WEIGHT * (min(_now() - self._begun, 2 * _LONGEST) - self._expected)
+        waited = _now() - self._begun
+        self._expected += _WEIGHT * (min(waited, 2 * _LONGEST) - self._expected)
+        if _SHORTEST / _MARGIN < self._expected <= _LONGEST:
+            self._seconds = min(_MARGIN * self._expected, _LONGEST)
+        else:  # what takes longer than the longest watch is tried for a moment only
+            self._seconds = _SHORTEST
 
     def _see_at_last(self, look: Callable[[], _Seen], *, beside_who_computes: bool) -> _Seen | None:
         seen = look()
@@ -125,7 +132,3 @@ class Watch:
         """
         before, self._put_off = self._put_off, _times_put_off()
         return before not in (_UNKNOWN, self._put_off)
-
-    def _seconds(self) -> float:
-        """How long to watch; what takes longer than the longest watch is tried for a moment only."""
-        return _SHORTEST if self._expected > _LONGEST else max(_SHORTEST, min(_MARGIN * self._expected, _LONGEST))
