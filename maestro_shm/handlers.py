@@ -97,7 +97,8 @@ class Handlers:
 
     def new_events(self, command: Command, returned: object) -> list[NewEvent]:
         """Check what the handler of a command returned; raises `InvalidHandlerError` unless it may be committed."""
-        if returned is None or isinstance(returned, NewEvent) or not isinstance(returned, Iterable):
+        # To ask a list whether it is an `Iterable` takes a microsecond.
+        if type(returned) is not list and (isinstance(returned, NewEvent) or not isinstance(returned, Iterable)):
             raise InvalidHandlerError(command.type, _not_new_events(returned))
         events = list(returned)
         for event in events:

@@ -79,12 +79,14 @@ class View:
     def head(self, aggregate_id: str, published: int) -> _Head | None:
         """Where the stream ends."""
         known = self.heads.get(aggregate_id)
-        # Where the index still has an offset that was published before this cut, nothing is new.
-        if known is not None and self.index_words[known[0]] == known[1] < published:
-            return known
-        word, offset = self.index.newest(EVENT, aggregate_id.encode(), published)
-        if not offset:
-            return None
+        if known is not None and known[1] <= (offset := self.index_words[known[0]]) < published:
+            if offset == known[1]:  # nothing is new
+                return known
+            word = known[0]
+        else:
+            word, offset = self.index.newest(EVENT, aggregate_id.encode(), published)
+            if not offset:
+                return None
         if len(self.heads) >= _CACHED_HEADS:
             self.heads.clear()
         found = self.heads[aggregate_id] = (word, offset, self.log.read(offset)[0])
