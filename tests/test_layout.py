@@ -153,7 +153,7 @@ ALLOWED = {
     "shared.proxy": BASE
     | LINE
     | PLACE
-    | {"codec", "options", "proposal", "vigil", "open_calls", "shared.election", "shared.rows"}
+    | {"codec", "options", "vigil", "open_calls", "shared.election", "shared.rows"}
     | {"shared.rivalry"},
     "shared.store": VALUES
     | {"options", "vigil", "leases", "shared.file_leases"}

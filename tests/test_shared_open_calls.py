@@ -116,6 +116,28 @@ def test_a_commit_that_is_interrupted_at_any_line_and_made_again_is_stored_once_
     assert named.stats()["events"] == 3 * number
 
 
+def test_a_commit_of_one_event_that_is_interrupted_at_any_line_and_made_again_is_stored_once_and_answered_so(
+    named: ms.Store,
+) -> None:
+    for number in itertools.count(1):
+        events = [event("a", number, number)]
+        try:
+            with interrupted_at(number, "line"):
+                stored = named.commit_events(events)
+        except InterruptError:
+            stored = named.commit_events(events)
+            again = True
+        else:
+            again = False
+        assert stored == named.get_events("a", number)
+        with pytest.raises(ms.SequenceConflictError):
+            named.commit_events(events)
+        if not again:
+            break
+    assert number > 50
+    assert named.stats()["events"] == number
+
+
 def test_a_snapshot_that_is_interrupted_at_any_line_and_made_again_is_answered_with_what_became_of_it(
     named: ms.Store,
 ) -> None:

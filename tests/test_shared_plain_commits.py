@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from maestro_shm import validation
 from maestro_shm.errors import InvalidEventError, StoreError
 from maestro_shm.shared.frame import COMMIT_ID_BYTES
 from maestro_shm.shared.journal import Journal
+from maestro_shm.shared.store import SharedStore
+from maestro_shm.shared.transport import Line
 
 sequences = st.integers(0, ms.MAX_SEQUENCE)
 
@@ -139,3 +145,153 @@ def test_the_usual_events_are_plain() -> None:
     body = {"amount": 12345, "note": "x" * 150, "tags": ["a", "b"], "ok": True}
     assert validation.pack_plain(ms.Event("account-1", 7, "deposited", body)) is not None
     assert validation.pack_plain(ms.Event("счёт-1", 0, "открыт", None)) is not None
+
+
+# Calls that are interrupted
+
+Commit = Callable[[ms.Store, ms.Event], list[ms.Event]]
+
+
+class InterruptError(Exception):
+    """What a signal's handler raises."""
+
+
+def plainly(store: ms.Store, event: ms.Event) -> list[ms.Event]:
+    return store.commit_events([event])
+
+
+def usually(store: ms.Store, event: ms.Event) -> list[ms.Event]:
+    return store.commit_events(iter([event]))
+
+
+@pytest.fixture
+def store() -> Iterator[ms.Store]:
+    with ms.connect() as store:
+        store.commit_events([ms.Event("a", 1, "made", None)])
+        yield store
+
+
+@contextmanager
+def replaced(name: str, act: Callable[[Line, Callable[..., Any], tuple[Any, ...]], Any]) -> Iterator[None]:
+    """For the first call of a line's method something else."""
+    former = getattr(Line, name)
+
+    def once(self: Line, *arguments: Any) -> Any:
+        setattr(Line, name, former)
+        return act(self, former, arguments)
+
+    setattr(Line, name, once)
+    try:
+        yield
+    finally:
+        setattr(Line, name, former)
+
+
+def interrupt(*_: object) -> None:
+    raise InterruptError
+
+
+def break_off(*_: object) -> None:
+    raise EOFError
+
+
+@pytest.mark.parametrize("first", [interrupt, break_off])
+@pytest.mark.parametrize("commit", [plainly, usually])
+def test_a_call_is_left_open_though_its_line_cannot_be_closed(
+    store: ms.Store, commit: Commit, first: Callable[..., None]
+) -> None:
+    def after_the_reply(line: Line, reply: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        reply(line, *arguments)
+        first()
+
+    event = ms.Event("a", 2, "made", None)
+    with replaced("reply", after_the_reply), replaced("close", interrupt), pytest.raises(InterruptError):
+        commit(store, event)
+    assert commit(store, event) == store.get_events("a", 2)
+
+
+@pytest.mark.parametrize("commit", [plainly, usually])
+def test_a_child_that_is_forked_in_mid_call_and_uses_the_store_takes_nothing_over(
+    store: ms.Store, commit: Commit
+) -> None:
+    parent = os.getpid()
+    said, to_say = os.pipe()
+    event = ms.Event("a", 2, "made", None)
+
+    def fork(line: Line, send: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        send(line, *arguments)
+        if os.fork() == 0:
+            os.close(said)
+            store.commit_events([ms.Event("another", 1, "made", None)])
+
+    told: object = None
+    with suppress(OSError), replaced("send", fork):
+        told = commit(store, event)
+    if os.getpid() != parent:
+        try:
+            commit(store, event)
+        except ms.SequenceConflictError:
+            os.write(to_say, b"conflict")
+        finally:
+            os._exit(0)
+    os.close(to_say)
+    assert told == store.get_events("a", 2)
+    assert os.read(said, 100) == b"conflict"
+    os.close(said)
+    os.wait()
+
+
+@pytest.mark.parametrize("commit", [plainly, usually])
+def test_a_refusal_takes_no_open_call_from_another_thread(store: ms.Store, commit: Commit) -> None:
+    assert isinstance(store, SharedStore)
+    store._proxy._at_rest.append(store._proxy._attach(time.monotonic() + 30, resent=False))
+    event = ms.Event("a", 2, "made", None)
+    is_stored, is_sent, is_open = threading.Event(), threading.Event(), threading.Event()
+
+    def leave_open(line: Line, reply: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        reply(line, *arguments)
+        is_stored.set()
+        is_sent.wait()
+        raise InterruptError
+
+    def be_late(line: Line, reply: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        is_sent.set()
+        is_open.wait()
+        return reply(line, *arguments)
+
+    with ThreadPoolExecutor(2) as threads:
+        with replaced("reply", leave_open):
+            interrupted = threads.submit(commit, store, event)
+            is_stored.wait()
+        with replaced("reply", be_late):
+            refused = threads.submit(commit, store, event)
+            assert isinstance(interrupted.exception(), InterruptError)
+            is_open.set()
+            assert isinstance(refused.exception(), ms.SequenceConflictError)
+    assert commit(store, event) == store.get_events("a", 2)
+
+
+@pytest.mark.parametrize("commit", [plainly, usually])
+def test_a_refusal_after_the_line_broke_leaves_nothing_open_and_tells_of_no_other_error(
+    store: ms.Store, commit: Commit
+) -> None:
+    assert isinstance(store, SharedStore)
+    with replaced("reply", break_off), pytest.raises(ms.SequenceConflictError) as refused:
+        commit(store, ms.Event("a", 1, "made", "another"))
+    assert refused.value.__context__ is None
+    assert not store._proxy._open_calls
+
+
+def test_a_call_that_is_open_keeps_no_other_from_the_plain_way(store: ms.Store) -> None:
+    assert isinstance(store, SharedStore)
+    with replaced("reply", interrupt), pytest.raises(InterruptError):
+        store.commit_events([ms.Event("a", 2, "made", None)])
+    store.commit_events([ms.Event("b", 1, "made", None)])  # by a new line
+    assert store._proxy.commit_event(("b", 2, None, event_payload())) == store.get_events("b", 2)[0]
+    assert store._proxy.commit_event(("a", 2, None, event_payload())) is None
+
+
+def event_payload() -> bytes:
+    packed = validation.pack_plain(ms.Event("a", 2, "made", None))
+    assert packed is not None
+    return packed[3]

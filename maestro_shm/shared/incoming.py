@@ -46,9 +46,11 @@ class Incoming:
         else:
             seen = self._watch.until(self._look) if may_watch else None
             found = seen or self._sleep(pause)
-        if found[0] != self._newest:
-            self._newest, self._in_a_row = found[0], 0
-        self._in_a_row += 1
+        numbers = found[0]
+        if len(numbers) == 1 and numbers == self._newest:
+            self._in_a_row += 1
+        else:
+            self._newest, self._in_a_row = numbers, 0
         return found
 
     def _sleep(self, pause: Callable[[], float]) -> tuple[list[int], _Keys]:

@@ -141,6 +141,11 @@ class Journal:
         return self._words[MAX_COMMIT_BYTES]
 
     @property
+    def waits_for_disk(self) -> bool:
+        """Whether what is committed is to be settled."""
+        return self._waits_for_disk
+
+    @property
     def incarnation(self) -> int:
         """Which one it is of the store's, as those count who use it; a reset begins the next."""
         return head.era(self._words)

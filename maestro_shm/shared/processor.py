@@ -20,8 +20,9 @@ def times_put_off() -> int:
 def leave() -> bool:
     """Let this thread go on, on another one of the processors that it may use; False where that cannot be done.
 
-    It may use all of them again afterwards: the system leaves it where it is, unless there is a reason. (A processor
-    that is taken away from the thread by somebody else at this very moment is given back to it.)
+    It may use all of them again afterwards: the system leaves it where it is, unless there is a reason. (What somebody
+    else changes at this very moment is undone, and processors that a container is given later are not used: for the
+    system these are the ones that the thread has asked for.)
     """
     if not hasattr(os, "sched_setaffinity"):  # pragma: no cover (macOS)
         return False
@@ -34,7 +35,7 @@ def leave() -> bool:
             os.sched_setaffinity(0, others)
         finally:
             os.sched_setaffinity(0, allowed)
-    except OSError:  # no /proc, a sandbox that forbids it, or the processors are others by now
+    except (OSError, LookupError, ValueError):  # another /proc, a sandbox, or the processors are others by now
         return False
     return True
 

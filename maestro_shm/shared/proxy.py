@@ -27,7 +27,6 @@ from maestro_shm import codec
 from maestro_shm.errors import StoreError, StoreFullError, StoreUnavailableError, shown
 from maestro_shm.open_calls import REFUSALS, Call, OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
-from maestro_shm.proposal import as_stored
 from maestro_shm.records import Event, set_position, set_timestamp
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.rivalry import Rivalries
@@ -37,6 +36,8 @@ from maestro_shm.vigil import Vigil
 
 _BROKEN: Final = (ConnectionError, EOFError)
 """What the end of a line raises."""
+_NOT_STORED: Final = (*REFUSALS, StoreFullError)
+"""After one of these it is known that a call that was made once was not carried out."""
 _OPEN_OUTCOME: Final = (
     "; the commit that was under way may or may not have been stored; to learn it make the same call again"
 )
@@ -78,9 +79,12 @@ class StoreProxy(managers.BaseProxy):
     def commit_event(self, row: Row) -> Event | None:
         """The event as it is stored: what `commit_events` does with one without timestamp, by as little code as can be.
 
-        See ARCHITECTURE.md for why. None, and nothing is done, where calls are open, or there is no line at rest.
+        See ARCHITECTURE.md for why. None, and nothing is done, where the very same call is open, or there is no line at
+        rest. Raises as `commit_events` does.
         """
-        if self._open_calls or self._process != os.getpid():
+        open_calls = self._open_calls  # a fork of this process in mid-call has others
+        call = ("commit_events", row)
+        if self._process != os.getpid() or (open_calls and call in open_calls):
             return None
         try:
             line = self._at_rest.pop()
@@ -91,35 +95,37 @@ class StoreProxy(managers.BaseProxy):
         commit_id = client_id + number.to_bytes(8)
         deadline = time.monotonic() + self._timeout
         aggregate_id, sequence, _, payload = row
-        try:
-            line.send(line.pack([number, "journal", "commit_events", [commit_id, [row], False]]), deadline)
-            event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
-            reply = wire.unpack(line.reply(deadline))
-            if not reply or reply[0] != number:
-                raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {number}")
-        except BaseException as error:
-            line.close()
-            self._leave_open(("commit_events", row), commit_id)
-            if isinstance(error, _BROKEN):
+        try:  # from here to its end as in `carry_out`
+            try:
+                line.send(line.pack([number, "journal", "commit_events", [commit_id, [row], False]]), deadline)
+                event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
+                reply = wire.unpack(line.reply(deadline))
+                if not reply or reply[0] != number:
+                    raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {number}")
+            except BaseException as error:
+                line.close()
+                if (unavailable := self._unavailable(error, _OPEN_OUTCOME)) is not None:
+                    raise unavailable from None
+                if not isinstance(error, _BROKEN):
+                    raise
+                reply = ()
+            if reply:
+                self._rest(line)
+                placed = reply[2] if len(reply) == 3 and reply[1] is True else self._result(reply)
+            else:
                 self._hang_up()
-                return self._commit(
-                    "commit_events", [row], [[row]], _the_event, None, deadline
-                )  # the call that is open
-            if (unavailable := self._unavailable(error, _OPEN_OUTCOME)) is not None:
-                raise unavailable from None
+                event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
+                placed = self._call(number, "commit_events", [commit_id, [row], True], None, deadline)
+            position, (timestamp,) = placed
+            set_timestamp(event, timestamp)
+            set_position(event, position)
+            return event  # noqa: TRY300 (the outcome is open until the caller has it)
+        except _NOT_STORED:
             raise
-        try:
-            self._rest(line)
-            if len(reply) == 3 and reply[1] is True:
-                position, (timestamp,) = reply[2]
-                set_timestamp(event, timestamp)
-                set_position(event, position)
-                return event
         except BaseException:
-            self._leave_open(("commit_events", row), commit_id)
+            open_calls[call] = commit_id
+            open_calls.forget_oldest()
             raise
-        raises: Event = carry_out(self._open_calls, ("commit_events", row), commit_id, lambda *_: self._result(reply))
-        return raises
 
     def commit_each(
         self, commits: Sequence[list[Row]], meanwhile: Callable[[], None]
@@ -316,10 +322,6 @@ class StoreProxy(managers.BaseProxy):
     def _incref(self) -> None:
         """The base class calls it after a fork, to count references in the server; ours counts none."""
 
-    def _leave_open(self, call: Call, commit_id: bytes) -> None:
-        self._open_calls[call] = commit_id
-        self._open_calls.forget_oldest()
-
     def _commit(
         self,
         method: str,
@@ -327,7 +329,6 @@ class StoreProxy(managers.BaseProxy):
         arguments: list[Any],
         made: Callable[[list[_Part], Any], _Made],
         meanwhile: Callable[[], None] | None = None,
-        deadline: float | None = None,
     ) -> _Made:
         """What `made` makes of content and result of a call that is carried out once, however often it is made."""
         self._begin_if_forked()
@@ -338,7 +339,7 @@ class StoreProxy(managers.BaseProxy):
             (method, *content),
             client_id + number.to_bytes(8),
             lambda commit_id, is_open: made(
-                content, self._call(number, method, [commit_id, *arguments, is_open], meanwhile, deadline)
+                content, self._call(number, method, [commit_id, *arguments, is_open], meanwhile)
             ),
         )
 
@@ -439,11 +440,6 @@ def _is_open_after(outcome: object, *, was_open: bool) -> bool:
     if isinstance(outcome, StoreFullError):
         return was_open
     return isinstance(outcome, StoreError) and not isinstance(outcome, REFUSALS)
-
-
-def _the_event(rows: list[Row], reply: Any) -> Event:
-    (event,) = as_stored(rows, *reply)
-    return event
 
 
 def _whether_done(_content: list[Any], reply: Any) -> bool:
