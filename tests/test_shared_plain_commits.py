@@ -106,6 +106,21 @@ def test_the_second_event_of_a_stream_goes_the_plain_way(twins: tuple[Journal, J
     assert journal.commit_event(commit_ids[2], "a", 2, b"payload") is None
 
 
+def test_a_stream_that_is_not_remembered_goes_the_plain_way_too(tmp_path: Path, twins: tuple[Journal, Journal]) -> None:
+    for journal in twins:
+        journal.commit_events(bytes(COMMIT_ID_BYTES), [("a", 1, None, b"payload")], resent=None)
+        journal.commit_events(bytes(COMMIT_ID_BYTES), [("b", 1, None, b"payload")], resent=None)
+    usual_one, plain_one = (Journal.open(tmp_path / name, max_commit_bytes=CAP) for name in ("usual", "plain"))
+    for journal in (usual_one, plain_one):
+        journal.commit_events(bytes(COMMIT_ID_BYTES), [("b", 2, None, b"payload")], resent=None)  # which takes room
+    answer = plain_one.commit_event(bytes(COMMIT_ID_BYTES), "a", 2, b"payload")
+    assert answer == usual(usual_one, bytes(COMMIT_ID_BYTES), ("a", 2, b"payload"))
+    assert answer is not None
+    assert content(plain_one) == content(usual_one)
+    for journal in (usual_one, plain_one):
+        journal.close()
+
+
 def test_one_that_must_not_write_takes_no_plain_way(twins: tuple[Journal, Journal], tmp_path: Path) -> None:
     former, _ = twins
     former.commit_events(bytes(COMMIT_ID_BYTES), [("a", 1, None, b"payload")], resent=None)

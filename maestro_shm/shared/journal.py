@@ -189,16 +189,20 @@ class Journal:
     def commit_event(self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes) -> Answer | None:
         """What `commit_events` does with one event without a timestamp. None, and nothing, unless all is plain.
 
-        Plain is what is not refused, goes to a stream that is remembered, and needs no further space. Most commits are
+        Plain is what is not refused, goes to a stream that has events, and needs no further space. Most commits are
         so, and this is written out since what they cost is how much code they touch; see ARCHITECTURE.md.
         """
         words = self._words
         timestamp, aggregates, position, tail = self._written
         try:
             key = aggregate_id.encode()
-            word, previous, last = self._remembered[key]
-        except (AttributeError, UnicodeEncodeError, KeyError):
+        except (AttributeError, UnicodeEncodeError):
             return None
+        if (head := self._remembered.get(key)) is None:
+            if type(sequence) is not int or sequence <= 1:  # most likely the stream's first
+                return None
+            head = self._heads.get(EVENT, key)
+        word, previous, last = head
         now = self._clock.now()
         timestamp = now if now > timestamp else timestamp + 1
         position += 1
@@ -206,6 +210,7 @@ class Journal:
         if (
             type(sequence) is not int
             or not last < sequence <= MAX_SEQUENCE
+            or not previous
             or type(payload) is not bytes
             or type(commit_id) is not bytes
             or len(commit_id) != COMMIT_ID_BYTES
@@ -235,7 +240,10 @@ class Journal:
             self._latest = latest
             self._written = timestamp, aggregates, position, end
             words[CLOCK], words[LAST_POSITION], words[PUBLISHED] = timestamp, position, end
-            self._remembered[key] = word, offset, sequence
+            if key in self._remembered:
+                self._remembered[key] = word, offset, sequence
+            else:
+                self._heads.note({EVENT: {key: (word, offset, sequence)}})
         except BaseException:
             self.is_broken = True
             raise
