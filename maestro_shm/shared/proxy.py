@@ -76,8 +76,8 @@ class StoreProxy(managers.BaseProxy):
         """
         return self._commit("commit_events", rows, [rows], made, meanwhile)
 
-    def commit_event(self, row: Row) -> Event | None:
-        """The event as it is stored: what `commit_events` does with one without timestamp, by as little code as can be.
+    def commit_event(self, row: Row) -> list[Event] | None:
+        """What `commit_events` does with one event without timestamp, by as little code as can be: the event as stored.
 
         See ARCHITECTURE.md for why. None, and nothing is done, where the very same call is open, or there is no line at
         rest. Raises as `commit_events` does.
@@ -119,7 +119,7 @@ class StoreProxy(managers.BaseProxy):
             position, (timestamp,) = placed
             set_timestamp(event, timestamp)
             set_position(event, position)
-            return event  # noqa: TRY300 (the outcome is open until the caller has it)
+            return [event]  # noqa: TRY300 (the outcome is open until the caller has it)
         except _NOT_STORED:
             raise
         except BaseException:

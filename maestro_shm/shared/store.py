@@ -144,11 +144,10 @@ class SharedStore(Backend):
             return super().commit_events(events)
         refuse_within(self, "a commit")
         try:
-            stored = self._proxy.commit_event(event)
+            return self._proxy.commit_event(event) or self._commit_events([event])
         except StoreUnavailableError:
             self._check_open()
             raise
-        return self._commit_events([event]) if stored is None else [stored]
 
     def reset(self) -> None:
         self._check_open()
