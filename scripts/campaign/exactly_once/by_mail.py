@@ -34,7 +34,7 @@ from maestro_shm.shared import mailboxes
 from maestro_shm.shared.server import LoopServer
 
 fates = Path({fates!r})
-answer, reply = LoopServer._answer, LoopServer._reply
+commit_at_once, reply = LoopServer._commit_at_once, mailboxes.Mailboxes.reply
 met = ""
 
 def fate_of(payload):
@@ -48,30 +48,28 @@ def fate_of(payload):
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def answer_or_die(server, payload):
+def commit_or_die(server, peer, mailbox, request):
     global met
-    met = fate_of(payload) if server._asking.asks_by_mail else ""
+    met = fate_of(request)
     if met == "before":
         die()
-    return answer(server, payload)
+    return commit_at_once(server, peer, mailbox, request)
 
-def reply_or_not(server, peer, message):
+def reply_or_not(mail, number, message):
     global met
     fate, met = met, ""
     if fate == "after":
         die()
     elif fate == "within":
-        place = mailboxes._start(peer.mailbox) + mailboxes._REPLY_AT
-        server._mail._data[place : place + len(message)] = message
+        place = mailboxes._start(number) + mailboxes._REPLY_AT
+        mail._data[place : place + len(message)] = message
         die()
-    elif fate == "unrung":
-        server._mail.reply(peer.mailbox, message)
     elif fate == "late":
         time.sleep({late})
-    if fate not in ("never", "unrung"):
-        reply(server, peer, message)
+    must_ring = fate != "never" and reply(mail, number, message)
+    return must_ring and fate != "unrung"
 
-LoopServer._answer, LoopServer._reply = answer_or_die, reply_or_not
+LoopServer._commit_at_once, mailboxes.Mailboxes.reply = commit_or_die, reply_or_not
 """
 
 

@@ -22,7 +22,7 @@ from campaign.hostile.served import Served
 from campaign.planting import exchange
 from maestro_shm.shared import peer
 from maestro_shm.shared.peer import Peer
-from maestro_shm.shared.server import Late, LoopServer
+from maestro_shm.shared.server import LoopServer
 
 _SILENT: Final = 400
 _STRANGERS: Final = 10
@@ -86,14 +86,14 @@ def _p99(store: ms.Store, commits: int) -> float:
 
 
 def _answer_the_slower_the_more_there_are() -> None:
-    answer = LoopServer._answer
+    at_once = LoopServer._commit_at_once
 
-    def slowly(self: LoopServer, payload: bytes) -> tuple[int, bytes | Late]:
-        if b"commit_events" in payload:
+    def slowly(self: LoopServer, peer: Peer, mailbox: int, request: bytes) -> bool:
+        if b"commit_events" in request:
             time.sleep(len(self._peers) / 4000)
-        return answer(self, payload)
+        return at_once(self, peer, mailbox, request)
 
-    exchange(LoopServer, "_answer", slowly)
+    exchange(LoopServer, "_commit_at_once", slowly)
 
 
 # What is left of them
