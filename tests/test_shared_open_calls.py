@@ -92,19 +92,21 @@ def leave_open(store: ms.Store, call: Callable[[], object], fate: Cut, *, second
         assert relay.met == [fate]
 
 
+def commit_and_interrupt(store: ms.Store, events: list[ms.Event], number: int) -> tuple[list[ms.Event], bool]:
+    """What a commit that is interrupted at its nth line gives when it is made again, and whether it was."""
+    try:
+        with interrupted_at(number, "line"):
+            return store.commit_events(events), False
+    except InterruptError:
+        return store.commit_events(events), True
+
+
 def test_a_commit_that_is_interrupted_at_any_line_and_made_again_is_stored_once_and_answered_so(
     named: ms.Store,
 ) -> None:
     for number in itertools.count(1):
         events = [event(f"a-{number}", 1, number), event(f"b-{number}", 2, timestamp=number), event(f"b-{number}", 7)]
-        try:
-            with interrupted_at(number, "line"):
-                stored = named.commit_events(events)
-        except InterruptError:
-            stored = named.commit_events(events)
-            again = True
-        else:
-            again = False
+        stored, again = commit_and_interrupt(named, events, number)
         assert stored == named.get_events(f"a-{number}") + named.get_events(f"b-{number}")
         assert [one.body for one in stored] == [number, None, None]
         assert stored[1].timestamp == number
@@ -121,14 +123,7 @@ def test_a_commit_of_one_event_that_is_interrupted_at_any_line_and_made_again_is
 ) -> None:
     for number in itertools.count(1):
         events = [event("a", number, number)]
-        try:
-            with interrupted_at(number, "line"):
-                stored = named.commit_events(events)
-        except InterruptError:
-            stored = named.commit_events(events)
-            again = True
-        else:
-            again = False
+        stored, again = commit_and_interrupt(named, events, number)
         assert stored == named.get_events("a", number)
         with pytest.raises(ms.SequenceConflictError):
             named.commit_events(events)
