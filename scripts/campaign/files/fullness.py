@@ -268,8 +268,19 @@ def _plant_in_servers(run: Run) -> tuple[int, int]:
     wanted = run.count(full=10, quick=1)
     caught = planted = 0
     for (source, kind), number in itertools.product(fullness_plants.SERVER_PLANTS, range(wanted)):
-        choices = run.random("fullness", source, number)
-        plant = servers_begin_with(source)
-        caught += _on_small_disk(_rounds_of_a_server, 2, choices, plant).wrong[kind] > 0
+        caught += _until_struck_in_a_server(source, run, number).wrong[kind] > 0
         planted += 1
     return caught, planted
+
+
+def _until_struck_in_a_server(source: str, run: Run, number: int) -> Tally:
+    """As `_until_struck`; what is wrong where the fault has not come to effect does not count."""
+    with tempfile.TemporaryDirectory(prefix="maestro-struck-") as path:
+        marker = Path(path) / "struck"
+        for attempt in range(_MOST_ATTEMPTS):
+            choices = run.random("fullness", source, number, attempt)
+            plant = servers_begin_with(fullness_plants.telling(source, marker))
+            tally = _on_small_disk(_rounds_of_a_server, 2, choices, plant)
+            if marker.exists():
+                return tally
+    return Tally()

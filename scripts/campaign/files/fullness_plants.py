@@ -169,7 +169,9 @@ def holes() -> AbstractContextManager[object]:
 
 _HOLES_IN_A_SERVER: Final = """\
 from maestro_shm.shared import mapped
-mapped._fallocate = lambda *_: None
+def take_nothing(*_):
+    struck()
+mapped._fallocate = take_nothing
 """
 _FALSE_SUCCESS_OF_A_SERVER: Final = """\
 from maestro_shm.errors import StoreFullError
@@ -178,8 +180,14 @@ def commit_events(journal, commit_id, rows, resent, sound=Journal.commit_events)
     try:
         return sound(journal, commit_id, rows, resent)
     except StoreFullError:
+        struck()
         return 1, [1] * len(rows)
 Journal.commit_events = commit_events
 """
 SERVER_PLANTS: Final = ((_HOLES_IN_A_SERVER, DIED), (_FALSE_SUCCESS_OF_A_SERVER, WRONG))
-"""What a server begins with, and what has to come of it."""
+"""What a server begins with, and what has to come of it. It calls `struck` where the fault comes to effect."""
+
+
+def telling(source: str, marker: Path) -> str:
+    """The source, with a `struck` that leaves a file."""
+    return f"def struck():\n    open({str(marker)!r}, 'w').close()\n{source}"
