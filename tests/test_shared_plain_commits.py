@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import maestro_shm as ms
 from maestro_shm import validation
 from maestro_shm.errors import InvalidEventError, StoreError
+from maestro_shm.shared import election, plain_commit, wire
 from maestro_shm.shared.frame import COMMIT_ID_BYTES
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.store import SharedStore
@@ -28,11 +29,8 @@ sequences = st.integers(0, ms.MAX_SEQUENCE)
 
 
 ids = st.sampled_from(["a", "b", "ü", "c" * 300])
-good = st.tuples(ids, st.integers(0, 12), st.binary(max_size=40) | st.just(bytes(30_000)))
-anything: st.SearchStrategy[Any] = st.sampled_from(
-    [None, -1, ms.MAX_SEQUENCE + 1, True, 2.0, "", "\ud800", b"a", [], bytes(CAP)]
-)
-bad = st.tuples(ids | anything, st.integers(0, 12) | anything, st.binary(max_size=40) | anything)
+numbers = st.integers(0, 12) | st.sampled_from([ms.MAX_SEQUENCE, ms.MAX_SEQUENCE + 1, 2**64 - 1])
+payloads = st.binary(max_size=40) | st.sampled_from([bytes(30_000), bytes(CAP)])
 
 
 @pytest.fixture
@@ -53,12 +51,15 @@ def twins(tmp_path: Path, still: None) -> Iterator[tuple[Journal, Journal]]:
         journal.close()
 
 
-def usual(journal: Journal, commit_id: Any, row: tuple[Any, Any, Any]) -> Any:
+def usual(journal: Journal, commit_id: bytes, row: tuple[str, int, bytes]) -> Any:
     aggregate_id, sequence, payload = row
     try:
-        return journal.commit_events(commit_id, [(aggregate_id, sequence, None, payload)], resent=None)
-    except (StoreError, TypeError) as error:
+        position, (timestamp,) = journal.commit_events(
+            commit_id, [(aggregate_id, sequence, None, payload)], resent=None
+        )
+    except StoreError as error:
         return repr(error)
+    return position, timestamp
 
 
 def content(journal: Journal) -> dict[str, bytes]:
@@ -70,9 +71,9 @@ def content(journal: Journal) -> dict[str, bytes]:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(rows=st.lists(good | bad, max_size=30), wrong_id=st.integers(0, 60))
+@given(rows=st.lists(st.tuples(ids | st.just(""), numbers, payloads), max_size=30))
 def test_a_commit_of_one_event_is_stored_the_plain_way_as_it_is_the_usual_way(
-    rows: list[tuple[Any, Any, Any]], wrong_id: int, tmp_path_factory: pytest.TempPathFactory, still: None
+    rows: list[tuple[str, int, bytes]], tmp_path_factory: pytest.TempPathFactory, still: None
 ) -> None:
     del still
     directory = tmp_path_factory.mktemp("twins")
@@ -83,10 +84,10 @@ def test_a_commit_of_one_event_is_stored_the_plain_way_as_it_is_the_usual_way(
     by_the_usual_way, by_the_plain_way = journals
     try:
         for number, row in enumerate(rows):
-            commit_id: Any = number.to_bytes(COMMIT_ID_BYTES) if number != wrong_id else "an id"
+            commit_id = number.to_bytes(COMMIT_ID_BYTES)
             expected = usual(by_the_usual_way, commit_id, row)
             aggregate_id, sequence, payload = row
-            answer: Any = by_the_plain_way.commit_event(commit_id, aggregate_id, sequence, payload)
+            answer: Any = by_the_plain_way.commit_event(commit_id, aggregate_id.encode(), sequence, payload)
             if answer is None:
                 answer = usual(by_the_plain_way, commit_id, row)
             assert answer == expected
@@ -100,10 +101,10 @@ def test_a_commit_of_one_event_is_stored_the_plain_way_as_it_is_the_usual_way(
 def test_the_second_event_of_a_stream_goes_the_plain_way(twins: tuple[Journal, Journal]) -> None:
     _, journal = twins
     commit_ids = [number.to_bytes(COMMIT_ID_BYTES) for number in range(3)]
-    assert journal.commit_event(commit_ids[0], "a", 1, b"payload") is None
+    assert journal.commit_event(commit_ids[0], b"a", 1, b"payload") is None
     journal.commit_events(commit_ids[0], [("a", 1, None, b"payload")], resent=None)
-    assert journal.commit_event(commit_ids[1], "a", 2, b"payload") is not None
-    assert journal.commit_event(commit_ids[2], "a", 2, b"payload") is None
+    assert journal.commit_event(commit_ids[1], b"a", 2, b"payload") is not None
+    assert journal.commit_event(commit_ids[2], b"a", 2, b"payload") is None
 
 
 def test_a_stream_that_is_not_remembered_goes_the_plain_way_too(tmp_path: Path, twins: tuple[Journal, Journal]) -> None:
@@ -113,7 +114,7 @@ def test_a_stream_that_is_not_remembered_goes_the_plain_way_too(tmp_path: Path, 
     usual_one, plain_one = (Journal.open(tmp_path / name, max_commit_bytes=CAP) for name in ("usual", "plain"))
     for journal in (usual_one, plain_one):
         journal.commit_events(bytes(COMMIT_ID_BYTES), [("b", 2, None, b"payload")], resent=None)  # which takes room
-    answer = plain_one.commit_event(bytes(COMMIT_ID_BYTES), "a", 2, b"payload")
+    answer = plain_one.commit_event(bytes(COMMIT_ID_BYTES), b"a", 2, b"payload")
     assert answer == usual(usual_one, bytes(COMMIT_ID_BYTES), ("a", 2, b"payload"))
     assert answer is not None
     assert content(plain_one) == content(usual_one)
@@ -126,9 +127,71 @@ def test_one_that_must_not_write_takes_no_plain_way(twins: tuple[Journal, Journa
     former.commit_events(bytes(COMMIT_ID_BYTES), [("a", 1, None, b"payload")], resent=None)
     latter = Journal.open(tmp_path / "usual", max_commit_bytes=CAP)
     try:
-        assert former.commit_event(bytes(COMMIT_ID_BYTES), "a", 2, b"payload") is None
+        assert former.commit_event(bytes(COMMIT_ID_BYTES), b"a", 2, b"payload") is None
     finally:
         latter.close()
+
+
+# As a message
+
+
+def request(sequence: int, key: bytes, commit_id: bytes, payload: bytes) -> bytes:
+    number = int.from_bytes(commit_id[8:])
+    return plain_commit.pack_request(plain_commit.REQUEST, len(key), sequence, commit_id[:8], number) + key + payload
+
+
+@given(sequence=numbers, aggregate_id=ids, commit_id=st.binary(min_size=16, max_size=16), payload=st.binary())
+def test_a_plain_message_is_read_as_one_by_msgpack(
+    sequence: int, aggregate_id: str, commit_id: bytes, payload: bytes
+) -> None:
+    number = int.from_bytes(commit_id[8:])
+    row = aggregate_id, sequence, None, payload
+    by_msgpack = wire.payload_of([number, "journal", "commit_events", [commit_id, [row], False]])
+    assert wire.unpack(request(sequence, aggregate_id.encode(), commit_id, payload)) == wire.unpack(by_msgpack)
+
+
+@given(message=st.binary(max_size=60))
+def test_a_plain_message_that_is_cut_off_or_no_unicode_is_refused(message: bytes) -> None:
+    whole = request(1, b"key", bytes(16), b"")
+    for refused in (whole[: len(message) % len(whole)] or b"\xc1", request(1, b"\xff", bytes(16), message)):
+        with pytest.raises(wire.ProtocolError):
+            wire.unpack(refused)
+
+
+def test_a_reply_is_no_request_and_no_message_of_msgpack() -> None:
+    with pytest.raises(wire.ProtocolError):
+        wire.unpack(plain_commit.pack_reply(plain_commit.REPLY, 1, 2, 3))
+
+
+@pytest.mark.parametrize("by", ["post", "wait"])
+def test_a_server_answers_a_plain_message_by_mail_and_by_the_socket(store: ms.Store, by: str) -> None:
+    assert isinstance(store, SharedStore)
+    line = election.attach(store.directory, time.monotonic() + 30)
+    try:
+        for sequence, key, refusal in ((2, b"a", None), (1, b"new", None), (2, b"a", "SequenceConflictError")):
+            message = request(sequence, key, sequence.to_bytes(16), b"\xc0")
+            reply = getattr(line, by)(message, time.monotonic() + 30)
+            if reply[:2] == plain_commit.REPLY.to_bytes(2):
+                assert (by, key, refusal) == ("post", b"a", None)
+                answer: Any = plain_commit.unpack_reply(reply)[1:3]
+            else:
+                answer = wire.unpack(reply)
+                answer = (answer[0], answer[2][0]) if answer[1] else answer[2]
+            assert answer == (refusal or (sequence, store.last_position))
+    finally:
+        line.close()
+
+
+def test_a_reply_to_another_request_is_not_believed(store: ms.Store) -> None:
+    def of_another(*_: object) -> bytes:
+        return plain_commit.pack_reply(plain_commit.REPLY, 2**63, 7, 7)
+
+    with replaced("reply", of_another), pytest.raises(ms.StoreUnavailableError, match="may or may not"):
+        store.commit_events([ms.Event("a", 2, "made", None)])
+    assert store.commit_events([ms.Event("a", 2, "made", None)]) == store.get_events("a", 2)
+
+
+# What is plain
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)

@@ -14,15 +14,28 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.put_off = 0
-        monkeypatch.setattr(watch, "_now", lambda: self.now)
-        monkeypatch.setattr(watch, "_give_way", self.go_on)
+        monkeypatch.setattr(watch, "_now", self.look_at)
+        monkeypatch.setattr(watch, "_give_way", self.give_way)
         monkeypatch.setattr(watch, "_nap", self.nap)
         monkeypatch.setattr(watch, "_times_put_off", lambda: self.put_off)
         self.step = STEP
         self.naps = 0
+        self.ways_given = 0
         self.others_run = True
+        self._has_gone_on = False
 
-    def go_on(self) -> None:
+    def look_at(self) -> float:
+        if not self._has_gone_on:
+            self._go_on()
+        self._has_gone_on = False
+        return self.now
+
+    def give_way(self) -> None:
+        self.ways_given += 1
+        self._has_gone_on = True
+        self._go_on()
+
+    def _go_on(self) -> None:
         self.now += self.step
         if self.step > STEP and self.others_run:
             self.put_off += 1
@@ -34,9 +47,11 @@ class Clock:
     def wait(self, patient: Watch, seconds: float) -> bool:
         """Wait for what comes after so long; whether it was seen without a sleep."""
         end = self.now + seconds
+        self._has_gone_on = True
         if patient.until(lambda: self.now >= end):
             return True
         self.now = max(self.now, end) + 20e-6  # to wake up takes a while
+        self._has_gone_on = True
         patient.note_arrival()
         return False
 
@@ -82,6 +97,28 @@ def test_who_has_a_processor_of_his_own_never_naps(clock: Clock) -> None:
     for _ in range(1000):
         clock.wait(patient, 50e-6)
     assert not clock.naps
+
+
+def test_who_has_a_processor_of_his_own_gives_way_only_in_a_long_watch(clock: Clock) -> None:
+    patient = Watch()
+    for _ in range(100):
+        clock.wait(patient, 30e-6)
+    assert not clock.ways_given
+    clock.wait(patient, 80e-6)
+    assert clock.ways_given
+
+
+def test_who_shared_a_processor_gives_way_at_each_look_for_some_watches(clock: Clock) -> None:
+    patient = Watch()
+    clock.step = 20e-6
+    clock.wait(patient, 30e-6)
+    clock.step = STEP
+    given = []
+    for _ in range(20):
+        before = clock.ways_given
+        clock.wait(patient, 30e-6)
+        given.append(clock.ways_given > before)
+    assert given == [True] * 8 + [False] * 12
 
 
 def test_who_shares_a_processor_naps_soon_and_then_ever_more_seldom(clock: Clock) -> None:

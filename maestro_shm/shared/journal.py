@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from mmap import mmap
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -93,6 +94,9 @@ class Journal:
     grows, which it does at each commit."""
     _positions_room: int
     """The same for positions."""
+    _log_segment: tuple[int, mmap]
+    _positions_segment: tuple[int, memoryview]
+    """Where that room is, if there is any."""
 
     def __init__(self, directory: Path, files: recovery.WriterFiles) -> None:
         self.directory = directory
@@ -186,20 +190,17 @@ class Journal:
         self._append(draft, commit_id, first_position)
         return first_position, draft.timestamps
 
-    def commit_event(self, commit_id: bytes, aggregate_id: str, sequence: int, payload: bytes) -> Answer | None:
-        """What `commit_events` does with one event without a timestamp. None, and nothing, unless all is plain.
+    def commit_event(self, commit_id: bytes, key: bytes, sequence: int, payload: bytes) -> tuple[int, int] | None:
+        """What `commit_events` does with one event without a timestamp: its position and timestamp.
 
-        Plain is what is not refused, goes to a stream that has events, and needs no further space. Most commits are
-        so, and this is written out since what they cost is how much code they touch; see ARCHITECTURE.md.
+        None, and nothing, unless all is plain: it is not refused, goes to a stream that has events, and needs no
+        further space. Most commits are so, and this is written out since what they cost is how much code they touch;
+        see ARCHITECTURE.md. The commit id has its length, and no key is wrong that a stream has already.
         """
         words = self._words
         timestamp, aggregates, position, tail = self._written
-        try:
-            key = aggregate_id.encode()
-        except (AttributeError, UnicodeEncodeError):
-            return None
         if (head := self._remembered.get(key)) is None:
-            if type(sequence) is not int or sequence <= 1:  # most likely the stream's first
+            if sequence <= 1:  # most likely the stream's first
                 return None
             head = self._heads.get(EVENT, key)
         word, previous, last = head
@@ -207,36 +208,34 @@ class Journal:
         timestamp = now if now > timestamp else timestamp + 1
         position += 1
         latest = max(timestamp, self._latest)
+        key_length = len(key)
+        size = RECORD_HEADER_BYTES + key_length + len(payload)
+        offset = tail + FRAME_HEADER_BYTES
+        end = offset + ((size + 7) & -8)
         if (
-            type(sequence) is not int
-            or not last < sequence <= MAX_SEQUENCE
+            not last < sequence <= MAX_SEQUENCE
             or not previous
-            or type(payload) is not bytes
-            or type(commit_id) is not bytes
-            or len(commit_id) != COMMIT_ID_BYTES
+            or not payload
             or words[EPOCH] != self.epoch
             or words[DISK_FAILED]
             or self._waits_for_disk
             or self.is_broken
             or position > self._positions_room
+            or end > self._log_room
+            or end - tail > self._longest_frame
         ):
-            return None
-        key_length = len(key)
-        size = RECORD_HEADER_BYTES + key_length + len(payload)
-        offset = tail + FRAME_HEADER_BYTES
-        end = offset + ((size + 7) & -8)
-        if end > self._log_room or end - tail > self._longest_frame:
             return None
         rest = pack_rest(size, sequence, previous, position, timestamp, FRAME_HEADER_BYTES, key_length, EVENT)
         rest += key + payload
         record = pack_crc(crc32(rest, offset)) + rest + PADDING[size & 7]
         rest = pack_frame_rest(commit_id, position, aggregates, latest, 1, self.epoch) + record
         packed = pack_frame_start(end - tail, crc32(rest, tail)) + rest
-        files = self._files
         try:
-            files.log.write(tail, tail, packed)
-            files.index.words[word] = offset
-            files.positions.put(position, (offset,))
+            first, segment = self._log_segment
+            segment[tail - first : end - first] = packed
+            self._files.index.words[word] = offset
+            first, words_of_positions = self._positions_segment
+            words_of_positions[position - first] = offset
             self._latest = latest
             self._written = timestamp, aggregates, position, end
             words[CLOCK], words[LAST_POSITION], words[PUBLISHED] = timestamp, position, end
@@ -247,7 +246,7 @@ class Journal:
         except BaseException:
             self.is_broken = True
             raise
-        return position, [timestamp]
+        return position, timestamp
 
     def commit(
         self,
@@ -635,6 +634,8 @@ class Journal:
             if not words_hold:
                 self._heads.forget()
         if not files.index.is_growing:
+            self._log_segment = files.log.segment(log_room - 1)
+            self._positions_segment = files.positions.segment(positions_room)
             self._log_room, self._positions_room = log_room, positions_room
             if words_hold and not draft.new_keys:
                 return ()

@@ -195,6 +195,10 @@ class Log:
         """
         return min(self._segments.reserve(end), next_segment(end - 1))
 
+    def segment(self, offset: int) -> tuple[int, mmap]:
+        """The segment of an offset that was reserved: the offset that it begins with, and its bytes."""
+        return offset & ~_MASK, self._files[offset >> SEGMENT_BITS].data
+
     def write(self, tail: int, offset: int, packed: bytes) -> None:
         """Write a frame at the offset that `place` gave for this tail, in space that was reserved."""
         if offset != tail:

@@ -116,7 +116,7 @@ class Mailboxes:
     def arrived(self) -> list[int]:
         """The mailboxes that have such requests; they count as seen then."""
         seen = self._seen
-        newest = self._newest()
+        newest: list[int] = self._words[_NEWEST_REQUESTS : _NEWEST_REQUESTS + len(seen)].tolist()
         if newest == seen:
             return []
         if len(newest) > 1:

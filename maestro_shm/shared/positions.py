@@ -79,8 +79,16 @@ class Positions:
         return self._segments.path(position >> _INDEX_BITS), (position & _INDEX_MASK) * _WORD
 
     def reserve(self, last_position: int) -> int:
-        """Make sure that offsets up to this position can be put, and say up to which. Raises `StoreFullError`."""
-        return self._segments.reserve((last_position + 1) * _WORD) // _WORD - 1
+        """Make sure that offsets up to this position can be put, and say up to which in its segment.
+
+        Raises `StoreFullError`.
+        """
+        room = self._segments.reserve((last_position + 1) * _WORD) // _WORD - 1
+        return min(room, last_position | _INDEX_MASK)
+
+    def segment(self, position: int) -> tuple[int, memoryview]:
+        """The segment of a position that was reserved: the position that it begins with, and its words."""
+        return position & ~_INDEX_MASK, self._segments.files[position >> _INDEX_BITS].words
 
     def put(self, first_position: int, offsets: Sequence[int]) -> None:
         """Store where the events from this position on lie."""

@@ -29,6 +29,7 @@ from maestro_shm.open_calls import REFUSALS, Call, OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
 from maestro_shm.records import Event, set_position, set_timestamp
 from maestro_shm.shared import election, wire
+from maestro_shm.shared.plain_commit import REPLY, REPLY_BYTES, REQUEST, pack_request, unpack_reply
 from maestro_shm.shared.rivalry import Rivalries
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
 from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
@@ -95,28 +96,31 @@ class StoreProxy(managers.BaseProxy):
         commit_id = client_id + number.to_bytes(8)
         deadline = time.monotonic() + self._timeout
         aggregate_id, sequence, _, payload = row
+        key = aggregate_id.encode()
         try:  # from here to its end as in `carry_out`
+            reply: bytes | None
             try:
-                line.send(line.pack([number, "journal", "commit_events", [commit_id, [row], False]]), deadline)
+                line.send(pack_request(REQUEST, len(key), sequence, client_id, number) + key + payload, deadline)
                 event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
-                reply = wire.unpack(line.reply(deadline))
-                if not reply or reply[0] != number:
-                    raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {number}")
+                reply = line.reply(deadline)
             except BaseException as error:
                 line.close()
                 if (unavailable := self._unavailable(error, _OPEN_OUTCOME)) is not None:
                     raise unavailable from None
                 if not isinstance(error, _BROKEN):
                     raise
-                reply = ()
-            if reply:
-                self._rest(line)
-                placed = reply[2] if len(reply) == 3 and reply[1] is True else self._result(reply)
-            else:
+                reply = None
+            if reply is None:
                 self._hang_up()
                 event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
-                placed = self._call(number, "commit_events", [commit_id, [row], True], None, deadline)
-            position, (timestamp,) = placed
+                position, (timestamp,) = self._call(number, "commit_events", [commit_id, [row], True], None, deadline)
+            elif len(reply) == REPLY_BYTES and (placed := unpack_reply(reply))[:2] == (REPLY, number):
+                self._rest(line)
+                _, _, position, timestamp = placed
+            else:
+                message = self._ask(line, lambda *_: reply, [number], deadline, _OPEN_OUTCOME)
+                self._rest(line)
+                position, (timestamp,) = self._result(message)
             set_timestamp(event, timestamp)
             set_position(event, position)
             return [event]  # noqa: TRY300 (the outcome is open until the caller has it)

@@ -86,8 +86,6 @@ class Line:
         self._by_socket: list[bytes] = []
         """Messages that have come whole, but for rings."""
         self._mail_watch = Watch()
-        self.pack: Final = wire.small_packer()
-        """The bytes of a small message. (Who packs a large one by it keeps the memory for ever.)"""
         try:
             self._shake_hands(key, deadline)
             self._inbox.limit = 2**32

@@ -1,5 +1,7 @@
 """Messages on the socket: 4 bytes of length, big-endian, and that many bytes; msgpack in them after the handshake.
 
+(Or, for the plainest of commits, what `plain_commit` says.)
+
     request   [number, object, method, arguments]    object: "journal", or None for the server itself
     reply     [number, True, result] or [number, False, error's name, error's arguments]
 
@@ -10,7 +12,6 @@ this package.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
@@ -18,6 +19,7 @@ import msgpack
 from maestro_shm import errors
 from maestro_shm.errors import shown
 from maestro_shm.packers import Packers
+from maestro_shm.shared import plain_commit
 
 METHODS: Final = ("commit_events", "commit", "commit_snapshot", "truncate", "reset", "adopt", "goes_over")
 """What a client may call of the journal."""
@@ -30,7 +32,15 @@ OVERHEAD: Final = 1024
 """Bytes that a message may have beyond the size cap of a commit."""
 SMALL: Final = 1024
 """Up to so many bytes the arrays that a payload announces, nested as deep as it goes, take 3 MB at most."""
-_UNPACKING: Final = (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError, MemoryError)
+_UNPACKING: Final = (
+    msgpack.UnpackException,
+    struct.error,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 """What hostile bytes make the unpacker raise. Not every exception: a signal's handler may raise one here, too."""
 
 _ERRORS: Final = {
@@ -74,12 +84,6 @@ def payload_of(message: list[Any]) -> bytes:
     return _packers.pack(message)
 
 
-def small_packer() -> Callable[[Any], bytes]:
-    """What does the same as `payload_of`, for small messages and one user at a time, without a call of ours."""
-    pack_message: Callable[[Any], bytes] = msgpack.Packer(unicode_errors=_UNICODE_ERRORS).pack
-    return pack_message
-
-
 def pack(message: list[Any]) -> bytes:
     """A message as it goes over the socket."""
     return frame(payload_of(message))
@@ -88,6 +92,8 @@ def pack(message: list[Any]) -> bytes:
 def unpack(payload: bytes) -> tuple[Any, ...]:
     """The message in a payload. Raises `ProtocolError` for bytes that are none."""
     try:
+        if payload.startswith(plain_commit.REQUEST_MARK):
+            return plain_commit.unpack(payload)
         if len(payload) > SMALL:
             _check_whole(payload)
         message = msgpack.unpackb(payload, use_list=False, unicode_errors=_UNICODE_ERRORS, max_map_len=0, max_ext_len=0)
