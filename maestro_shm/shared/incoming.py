@@ -34,6 +34,7 @@ class Incoming:
         self._watch = Watch(self._leave)
         self._turns = 0
         self._looks = 0
+        self._found: list[int] = []
         self._newest: list[int] = []
         self._in_a_row = 0
         self._departures = 0
@@ -41,17 +42,21 @@ class Incoming:
     def next(self, pause: Callable[[], float], *, may_watch: bool) -> tuple[list[int], _Keys]:
         """What has come; if nothing has, what comes within a watch, or a sleep of as many seconds as `pause` says."""
         self._turns += 1
+        self._count_in_a_row()
         if numbers := self._mail.arrived():
             found = numbers, self._selector.select(0) if self._turns % _TURNS_OF_MAIL == 0 else []
         else:
             seen = self._watch.until(self._look) if may_watch else None
             found = seen or self._sleep(pause)
-        numbers = found[0]
-        if len(numbers) == 1 and numbers == self._newest:
+        self._found = found[0]
+        return found
+
+    def _count_in_a_row(self) -> None:
+        """Of what was found last: while that was to be answered somebody waited."""
+        if len(self._found) == 1 and self._found == self._newest:
             self._in_a_row += 1
         else:
-            self._newest, self._in_a_row = numbers, 0
-        return found
+            self._newest, self._in_a_row = self._found, 0
 
     def _sleep(self, pause: Callable[[], float]) -> tuple[list[int], _Keys]:
         begun = time.perf_counter()

@@ -1,8 +1,8 @@
 """Mailboxes: requests and replies in a mapped file, so that two processes that are awake need no system call.
 
     pages   word 0: whether the server sleeps | from word 64 on, for each mailbox: the number of its newest request
-    mailbox number of the newest reply | whether its client sleeps | size of the request | size of the reply |
-            from byte 64 on the request, from byte 8192 on the reply
+    mailbox number of the newest reply | whether its client sleeps |
+            from byte 64 on size of the request and the request, from byte 8128 on size of the reply and the reply
 
 Numbers are native words, one aligned store each, and the last thing that is written: whoever sees a number sees what it
 is of. (Stores become visible in order on x86; elsewhere a request that is read too early is no message, or one whose
@@ -33,16 +33,22 @@ MOST: Final = 1024 - 64
 _PAGES: Final = 2 * PAGE
 _SIZE: Final = 16384
 _FILE_SIZE: Final = _PAGES + MOST * _SIZE
-_REQUEST_AT: Final = 64
-_REPLY_AT: Final = 8192
-LARGEST_MESSAGE: Final = _REPLY_AT - _REQUEST_AT
+_WORD: Final = 8
+_REQUEST_SIZE: Final = 8
+_REPLY_SIZE: Final = 1016
+"""Words. Each size lies before what it is of, with whose first bytes it is brought to the other processor."""
+_REQUEST_AT: Final = (_REQUEST_SIZE + 1) * _WORD
+_REPLY_AT: Final = (_REPLY_SIZE + 1) * _WORD
+LARGEST_MESSAGE: Final = _REPLY_SIZE * _WORD - _REQUEST_AT
 """Bytes; what is larger goes by the socket."""
+_SIZE_MASK: Final = 8191
+"""Whatever the other side wrote there, no size that is read is larger: a message ends within its mailbox."""
 BY_SOCKET: Final = b"\xc0"
 """In place of a reply that is too large: it comes by the socket. (As a message it would be none: `None`.)"""
 
 _SERVER_SLEEPS: Final = 0
 _NEWEST_REQUESTS: Final = 64
-_NEWEST_REPLY, _CLIENT_SLEEPS, _REQUEST_SIZE, _REPLY_SIZE = range(4)
+_NEWEST_REPLY, _CLIENT_SLEEPS = range(2)
 _PREFIX: Final = "mail-"
 _new_lock: Final = threading.Lock
 _MOST_LOOKS: Final = 8
@@ -95,7 +101,7 @@ class Mailboxes:
             return None
         heapq.heappop(self._free)
         for word in (_NEWEST_REPLY, _CLIENT_SLEEPS):
-            self._words[_start(number) // 8 + word] = 0
+            self._words[_start(number) // _WORD + word] = 0
         self._words[_NEWEST_REQUESTS + number] = 0
         self._seen += [0] * (number + 1 - len(self._seen))
         self._seen[number] = 0
@@ -119,27 +125,28 @@ class Mailboxes:
         newest: list[int] = self._words[_NEWEST_REQUESTS : _NEWEST_REQUESTS + len(seen)].tolist()
         if newest == seen:
             return []
-        if len(newest) > 1:
-            newest = self._with_all_before(newest)
-        self._seen = newest
+        if len(newest) == 1:
+            self._seen = newest
+            return [0]
+        self._seen = newest = self._with_all_before(newest)
         return [number for number, one in enumerate(newest) if one != seen[number]]
 
     def request(self, number: int) -> bytes:
         """The newest request of a mailbox."""
-        start = _start(number)
-        size = min(self._words[start // 8 + _REQUEST_SIZE], LARGEST_MESSAGE)
+        start = _PAGES + number * _SIZE
+        size = self._words[start // _WORD + _REQUEST_SIZE] & _SIZE_MASK
         message: bytes = self._data[start + _REQUEST_AT : start + _REQUEST_AT + size]
         return message
 
     def reply(self, number: int, message: bytes) -> bool:
         """Answer the newest request that was seen of a mailbox, and say whether its client has to be woken."""
-        start = _start(number)
-        word = start // 8
-        self._data[start + _REPLY_AT : start + _REPLY_AT + len(message)] = message
-        self._words[word + _REPLY_SIZE] = len(message)
-        self._words[word + _NEWEST_REPLY] = self._seen[number]
+        start, size = _PAGES + number * _SIZE, len(message)
+        words, word = self._words, start // _WORD
+        words[word + _REPLY_SIZE] = size
+        self._data[start + _REPLY_AT : start + _REPLY_AT + size] = message
+        words[word + _NEWEST_REPLY] = self._seen[number]
         _new_lock().acquire()  # a barrier
-        return bool(self._words[word + _CLIENT_SLEEPS])
+        return bool(words[word + _CLIENT_SLEEPS])
 
     def fall_asleep(self) -> None:
         """From now on whoever writes rings; look once more before you sleep."""
@@ -193,13 +200,14 @@ class Mailbox:
         self._words = file.words
         self._data: Any = file.data
         self._start = _start(number)
-        self._word = self._start // 8
+        self._word = self._start // _WORD
         self._number_word = _NEWEST_REQUESTS + number
         self._request = 0
 
     def post(self, message: bytes) -> bool:
         """Send a request, and say whether the server has to be woken."""
-        start, size = self._start + _REQUEST_AT, len(message)
+        size = len(message)
+        start = self._start + _REQUEST_AT
         self._data[start : start + size] = message
         self._words[self._word + _REQUEST_SIZE] = size
         self._request += 1
@@ -212,7 +220,7 @@ class Mailbox:
         if self._words[self._word + _NEWEST_REPLY] != self._request:
             return None
         start = self._start + _REPLY_AT
-        message: bytes = self._data[start : start + min(self._words[self._word + _REPLY_SIZE], LARGEST_MESSAGE)]
+        message: bytes = self._data[start : start + (self._words[self._word + _REPLY_SIZE] & _SIZE_MASK)]
         return message
 
     def fall_asleep(self) -> None:

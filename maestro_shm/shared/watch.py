@@ -74,6 +74,10 @@ class Watch:
         self._waited: float | None = None
         """Seconds until what was waited for had come, while that has taught nothing yet: it does before the next watch,
         when nobody waits for us."""
+        self._was_late = False
+        """That was after the watch."""
+        self._longest_turn = 0.0
+        """Seconds, of somebody else on this processor, within the watch."""
         self._shared = 0
         """For so many watches more the processor counts as shared."""
         self._moved = 0
@@ -84,48 +88,50 @@ class Watch:
         """What `look` sees within the time, if it is anything true; None, and at once, where a watch does not pay."""
         if self._waited is not None:
             self._learn(self._waited)
+        self._longest_turn = 0.0
         begun = self._begun = _now()
         if self._left_out:
             self._left_out -= 1
             return None
         end = begun + self._seconds
         now = begun
-        longest_turn = 0.0
         alone_until = begun if self._shared else begun + _ALONE
         while now < end:
             if seen := look():
-                self._vain = 0
-                if not longest_turn:
-                    self._moved = 0
-                    self._put_off = _UNKNOWN
-                    self._shared = max(0, self._shared - 1)
                 self._waited = now - begun
                 return seen
             if now >= alone_until:
                 _give_way()
             before, now = now, _now()
             if (turn := now - before) > _TURN_OF_OTHERS:
-                longest_turn = max(longest_turn, turn)
+                self._longest_turn = max(self._longest_turn, turn)
                 alone_until = begun
                 self._shared = _LATELY
                 if turn < _TURN_OF_WHO_COMPUTES:
                     end = begun + _LONGEST_SHARED
                 self._move()
-        return self._see_at_last(look, beside_who_computes=longest_turn >= _TURN_OF_WHO_COMPUTES)
+        return self._see_at_last(look)
 
     def note_arrival(self) -> None:
-        """What was waited for since the last watch began has come, maybe after a sleep."""
-        self._waited = _now() - self._begun
+        """What was waited for since the last watch began has come, after a sleep."""
+        self._waited, self._was_late = _now() - self._begun, True
 
     def _learn(self, waited: float) -> None:
-        self._waited = None
+        if not self._was_late:
+            self._vain = 0
+            if not self._longest_turn:
+                self._moved = 0
+                self._put_off = _UNKNOWN
+                self._shared -= bool(self._shared)
+        self._waited, self._was_late = None, False
         self._expected += _WEIGHT * (min(waited, 2 * _LONGEST) - self._expected)
         if _SHORTEST / _MARGIN < self._expected <= _LONGEST:
             self._seconds = min(_MARGIN * self._expected, _LONGEST)
         else:  # what takes longer than the longest watch is tried for a moment only
             self._seconds = _SHORTEST
 
-    def _see_at_last(self, look: Callable[[], _Seen], *, beside_who_computes: bool) -> _Seen | None:
+    def _see_at_last(self, look: Callable[[], _Seen]) -> _Seen | None:
+        beside_who_computes = self._longest_turn >= _TURN_OF_WHO_COMPUTES
         seen = look()
         if seen:
             self.note_arrival()

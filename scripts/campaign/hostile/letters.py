@@ -44,7 +44,7 @@ class _Box:
         """The request as it lies there for whoever believes what is there."""
         mailbox = self.mailbox
         start = mailbox._start + mailboxes._REQUEST_AT
-        size = min(mailbox._words[mailbox._word + mailboxes._REQUEST_SIZE], LARGEST_MESSAGE)
+        size = mailbox._words[mailbox._word + mailboxes._REQUEST_SIZE] & mailboxes._SIZE_MASK
         content: bytes = mailbox._data[start : start + size]
         return content
 
