@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from maestro_shm import validation
@@ -153,15 +154,16 @@ class _BoundStore(Store):
         raise TypeError("a root of a transaction belongs to it and cannot be pickled; make one with the store")
 
 
-_running: ContextVar[Mapping[int, str]] = ContextVar("_running")
+_running: ContextVar[Mapping[int, str]] = ContextVar("_running", default=MappingProxyType({}))
 """The stores, by identity, that a transaction of this thread or task works on, with the names of the functions."""
-_NONE: Final[Mapping[int, str]] = {}
+all_running: Final[Callable[[], Mapping[int, str]]] = _running.get
+"""The names of the transactions that the caller is in, by the `id` of their stores."""
 
 
 @contextlib.contextmanager
 def running(transaction: Transaction, name: str) -> Iterator[None]:
     """While its function runs; afterwards it has ended."""
-    token = _running.set({**_running.get(_NONE), id(transaction.store): name})
+    token = _running.set({**all_running(), id(transaction.store): name})
     try:
         yield
     finally:
@@ -171,7 +173,7 @@ def running(transaction: Transaction, name: str) -> Iterator[None]:
 
 def refuse_within(store: Store, what: str) -> None:
     """Raise `TransactionError` if the caller is the function of a transaction on this store."""
-    name = _running.get(_NONE).get(id(store))
+    name = all_running().get(id(store))
     if name is not None:
         raise TransactionError(
             f"{what} within the transaction {name!r}, which may run several times; use its own roots and tables, "

@@ -359,7 +359,7 @@ def test_a_damaged_key_is_an_error_and_no_missing_stream(books: Books) -> None:
 def test_a_key_is_found_without_a_look_at_the_payload(books: Books) -> None:
     books.commit(("abc", 1, "x" * 100))
     overwrite(books.directory / "log-1-000000", offset_of(books, "abc") + frames.RECORD_HEADER.size + 50, b"?")
-    assert books.reader._view.index.find(EVENT, b"abc") is not None
+    assert books.reader.view.index.find(EVENT, b"abc") is not None
     with pytest.raises(CorruptLogError, match="CRC"):
         books.reader.events("abc", 0, 9)
 

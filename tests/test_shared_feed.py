@@ -141,14 +141,14 @@ def test_a_reader_that_came_too_early_to_a_segment_of_positions_sees_the_right_o
     books.journal._written = (*books.journal._written[:2], per_segment - 1, books.journal._written[3])
     leave_unpublished(books, ("a", 2, "undone"))
     early = Reader(books.directory)
-    undone = early._view.feed.offset(per_segment)
+    undone = early.view.feed.offset(per_segment)
     books.journal.close()
     set_word(books.directory, head.LAST_POSITION, per_segment)
     books.journal = Journal.open(books.directory, max_commit_bytes=1 << 20)
     assert books.journal.last_position == per_segment - 1
     commit(books.journal, ("a", 2, "real"))
     late = Reader(books.directory)
-    assert early._view.feed.offset(per_segment) == late._view.feed.offset(per_segment) != undone
+    assert early.view.feed.offset(per_segment) == late.view.feed.offset(per_segment) != undone
     early.close()
     late.close()
 

@@ -396,9 +396,9 @@ def test_a_recovery_that_is_killed_at_any_line_is_done_by_the_next(books: Books)
         books.check()
         books.commit(("other", step, "x" * 100))
         undone = end + frames.FRAME_HEADER.size
-        sequence, previous, *_ = books.reader._view.log.read(undone)
+        sequence, previous, *_ = books.reader.view.log.read(undone)
         assert sequence == 2, "a reader that was on its way to the undone record must find it there"
-        assert books.reader._view.log.read(previous)[0] == 1
+        assert books.reader.view.log.read(previous)[0] == 1
         if not killed:
             break
     assert step > 30

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from books import CAP
@@ -20,8 +21,9 @@ import maestro_shm as ms
 from maestro_shm import validation
 from maestro_shm.errors import InvalidEventError, StoreError
 from maestro_shm.shared import election, plain_commit, wire
-from maestro_shm.shared.frame import COMMIT_ID_BYTES
+from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT
 from maestro_shm.shared.journal import Journal
+from maestro_shm.shared.log import Facts, Log
 from maestro_shm.shared.store import SharedStore
 from maestro_shm.shared.transport import Line
 
@@ -59,7 +61,7 @@ def usual(journal: Journal, commit_id: bytes, row: tuple[str, int, bytes]) -> An
         )
     except StoreError as error:
         return repr(error)
-    return position, timestamp
+    return position, timestamp, journal._heads.get(EVENT, aggregate_id.encode())[1]
 
 
 def content(journal: Journal) -> dict[str, bytes]:
@@ -160,7 +162,7 @@ def test_a_plain_message_that_is_cut_off_or_no_unicode_is_refused(message: bytes
 
 def test_a_reply_is_no_request_and_no_message_of_msgpack() -> None:
     with pytest.raises(wire.ProtocolError):
-        wire.unpack(plain_commit.pack_reply(plain_commit.REPLY, 1, 2, 3))
+        wire.unpack(plain_commit.pack_reply(plain_commit.REPLY, 1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("by", ["post", "wait"])
@@ -184,11 +186,65 @@ def test_a_server_answers_a_plain_message_by_mail_and_by_the_socket(store: ms.St
 
 def test_a_reply_to_another_request_is_not_believed(store: ms.Store) -> None:
     def of_another(*_: object) -> bytes:
-        return plain_commit.pack_reply(plain_commit.REPLY, 2**63, 7, 7)
+        return plain_commit.pack_reply(plain_commit.REPLY, 2**63, 7, 7, 7)
 
     with replaced("reply", of_another), pytest.raises(ms.StoreUnavailableError, match="may or may not"):
         store.commit_events([ms.Event("a", 2, "made", None)])
     assert store.commit_events([ms.Event("a", 2, "made", None)]) == store.get_events("a", 2)
+
+
+# What is known of it to who made it
+
+
+@contextmanager
+def records_read(store: SharedStore) -> Iterator[list[int]]:
+    """The offsets at which records are read one by one."""
+    log = store._reader.view.log
+    offsets: list[int] = []
+
+    def read(offset: int) -> Facts:
+        offsets.append(offset)
+        return Log.read(log, offset)
+
+    with mock.patch.object(log, "read", read):
+        yield offsets
+
+
+def test_who_reads_a_stream_that_he_alone_commits_to_reads_no_record_to_learn_that_nothing_is_new(
+    store: ms.Store,
+) -> None:
+    assert isinstance(store, SharedStore)
+    assert store.last_sequence("a") == 1
+    with records_read(store) as offsets:
+        for sequence in range(2, 6):
+            store.commit_events([ms.Event("a", sequence, "made", None)])
+            assert store.get_events("a", sequence + 1, complete=True) == []
+            assert store.last_sequence("a") == sequence
+    assert not offsets
+
+
+def test_who_reads_a_stream_sees_what_others_commit_between_his_own(store: ms.Store) -> None:
+    assert isinstance(store, SharedStore)
+    with ms.connect(store.directory) as other:
+        for sequence in range(2, 12):
+            (store, other)[sequence % 3 == 0].commit_events([ms.Event("a", sequence, "made", sequence)])
+            for reader in (store, other):
+                assert reader.last_sequence("a") == sequence
+                assert [event.body for event in reader.get_events("a", 2)] == list(range(2, sequence + 1))
+
+
+def test_what_is_noted_of_a_commit_to_another_incarnation_is_not_believed(store: ms.Store) -> None:
+    assert isinstance(store, SharedStore)
+    store.commit_events([ms.Event("a", 2, "made", None)])
+    assert store.last_sequence("a") == 2
+    former = store._reader.view
+    store.reset()
+    offset = former.heads["a"][1]
+    former.note("a", 7, offset)
+    assert former.heads["a"][2] == 2
+    store.commit_events([ms.Event("a", 1, "made", None)])
+    store.commit_events([ms.Event("a", 5, "made", None)])
+    assert store.last_sequence("a") == 5
 
 
 # What is plain
@@ -365,8 +421,11 @@ def test_a_call_that_is_open_keeps_no_other_from_the_plain_way(store: ms.Store) 
     with replaced("reply", interrupt), pytest.raises(InterruptError):
         store.commit_events([ms.Event("a", 2, "made", None)])
     store.commit_events([ms.Event("b", 1, "made", None)])  # by a new line
-    assert store._proxy.commit_event(("b", 2, None, event_payload())) == store.get_events("b", 2)
-    assert store._proxy.commit_event(("a", 2, None, event_payload())) is None
+    assert store._proxy.commit_event(("b", 2, None, event_payload()), ignore) == store.get_events("b", 2)
+    assert store._proxy.commit_event(("a", 2, None, event_payload()), ignore) is None
+
+
+def ignore(*_: object) -> None: ...
 
 
 def event_payload() -> bytes:

@@ -67,7 +67,7 @@ def test_threads_that_map_segments_at_once_do_not_mix_them_up(
     assert found == [[(1, number)] for number in numbers]
     for number in range(4):
         assert events(reader, f"small-{number}") == [(1, number)]
-    files = reader._view.log._segments.files
+    files = reader.view.log._segments.files
     assert {number: file.path.name for number, file in files.items()} == {n: f"log-1-{n:06d}" for n in range(4)}
     reader.close()
 
@@ -77,7 +77,7 @@ def test_a_reader_maps_the_segments_that_it_reads_and_no_others(large_books: Boo
     before = open_descriptors()
     assert events(reader, "small-2") == [(1, 2)]
     assert open_descriptors() == before + 1
-    assert list(reader._view.log._segments.files) == [2]
+    assert list(reader.view.log._segments.files) == [2]
     reader.close()
 
 

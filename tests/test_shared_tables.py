@@ -281,7 +281,7 @@ def test_a_repair_keeps_the_tables_but_for_the_commits_that_are_lost(path: Path)
     with ms.connect(path) as store:
         offsets = []
         for number in range(6):
-            offsets.append(store._reader._view.words[17])  # type: ignore[attr-defined]
+            offsets.append(store._reader.view.words[17])  # type: ignore[attr-defined]
             store.transact(put_and_deposit, f"k{number}", number)
         kill(store.stats()["server_pid"])
     with (path / "log-1-000000").open("r+b", buffering=0) as log:
@@ -315,7 +315,7 @@ def test_a_deletion_whose_insertion_is_lost_is_repaired_to_nothing(path: Path) -
     with ms.connect(path) as store:
         offsets = []
         for step in steps:
-            offsets.append(store._reader._view.words[17])  # type: ignore[attr-defined]
+            offsets.append(store._reader.view.words[17])  # type: ignore[attr-defined]
             store.transact(step)
         kill(store.stats()["server_pid"])
     with (path / "log-1-000000").open("r+b", buffering=0) as log:

@@ -190,8 +190,8 @@ class Journal:
         self._append(draft, commit_id, first_position)
         return first_position, draft.timestamps
 
-    def commit_event(self, commit_id: bytes, key: bytes, sequence: int, payload: bytes) -> tuple[int, int] | None:
-        """What `commit_events` does with one event without a timestamp: its position and timestamp.
+    def commit_event(self, commit_id: bytes, key: bytes, sequence: int, payload: bytes) -> tuple[int, int, int] | None:
+        """What `commit_events` does with one event without a timestamp: its position, timestamp, and offset.
 
         None, and nothing, unless all is plain: it is not refused, goes to a stream that has events, and needs no
         further space. Most commits are so, and this is written out since what they cost is how much code they touch;
@@ -246,7 +246,7 @@ class Journal:
         except BaseException:
             self.is_broken = True
             raise
-        return position, timestamp
+        return position, timestamp, offset
 
     def commit(
         self,

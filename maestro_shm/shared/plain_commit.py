@@ -1,7 +1,7 @@
 """The commit of one event about which nothing is unusual, as a message: fields in fixed places, and no msgpack.
 
     request   0xC100 | key length u16 | 4 zero bytes | sequence u64 | commit id 16 bytes | key | payload
-    reply     0xC101 | 6 zero bytes | number of the request u64 | position u64 | timestamp u64
+    reply     0xC101 | 6 zero bytes | number of the request u64 | position u64 | timestamp u64 | offset in the log u64
 
 Numbers are big-endian. The key is an aggregate id in UTF-8; the second half of the commit id is the number of the
 request. No message of msgpack begins with 0xC1.
@@ -20,14 +20,14 @@ REQUEST: Final = 0xC100
 REPLY: Final = 0xC101
 REQUEST_MARK: Final = REQUEST.to_bytes(2)
 _REQUEST: Final = struct.Struct(">HHxxxxQ8sQ")
-_REPLY: Final = struct.Struct(">HxxxxxxQQQ")
+_REPLY: Final = struct.Struct(">HxxxxxxQQQQ")
 
 pack_request: Final = _REQUEST.pack
 """What a request begins with, of `REQUEST`, key length, sequence, the commit id's first half, and number."""
 unpack_request: Final = struct.Struct(">HHxxxxQ8xQ").unpack_from
 """The same back, but for that half."""
 pack_reply: Final = _REPLY.pack
-"""A reply, of `REPLY`, number, position and timestamp."""
+"""A reply, of `REPLY`, number, position, timestamp and offset."""
 unpack_reply: Final = _REPLY.unpack
 """The same back."""
 

@@ -49,6 +49,8 @@ _WAIT_GRACE: Final = 2.0
 _GIVE_BACK_SECONDS: Final = 0.5
 _MOST_BREAKS: Final = 100
 """Servers that may end during one wait."""
+_NO_REPLY: Final = (0, 0, 0, 0, 0)
+"""For one of the usual form."""
 _Part = TypeVar("_Part")
 _Made = TypeVar("_Made")
 
@@ -77,15 +79,14 @@ class StoreProxy(managers.BaseProxy):
         """
         return self._commit("commit_events", rows, [rows], made, meanwhile)
 
-    def commit_event(self, row: Row) -> list[Event] | None:
+    def commit_event(self, row: Row, note: Callable[[str, int, int], None]) -> list[Event] | None:
         """What `commit_events` does with one event without timestamp, by as little code as can be: the event as stored.
 
         See ARCHITECTURE.md for why. None, and nothing is done, where the very same call is open, or there is no line at
-        rest. Raises as `commit_events` does.
+        rest. Raises as `commit_events` does. Aggregate, sequence and offset are noted if the server tells the offset.
         """
         open_calls = self._open_calls  # a fork of this process in mid-call has others
-        call = ("commit_events", row)
-        if self._process != os.getpid() or (open_calls and call in open_calls):
+        if self._process != os.getpid() or (open_calls and ("commit_events", row) in open_calls):
             return None
         try:
             line = self._at_rest.pop()
@@ -114,20 +115,23 @@ class StoreProxy(managers.BaseProxy):
                 self._hang_up()
                 event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
                 position, (timestamp,) = self._call(number, "commit_events", [commit_id, [row], True], None, deadline)
-            elif len(reply) == REPLY_BYTES and (placed := unpack_reply(reply))[:2] == (REPLY, number):
-                self._rest(line)
-                _, _, position, timestamp = placed
             else:
-                message = self._ask(line, lambda *_: reply, [number], deadline, _OPEN_OUTCOME)
-                self._rest(line)
-                position, (timestamp,) = self._result(message)
+                fields = unpack_reply(reply) if len(reply) == REPLY_BYTES else _NO_REPLY
+                kind, echo, position, timestamp, offset = fields
+                if kind == REPLY and echo == number:
+                    self._rest(line)
+                    note(aggregate_id, sequence, offset)
+                else:
+                    message = self._ask(line, lambda *_: reply, [number], deadline, _OPEN_OUTCOME)
+                    self._rest(line)
+                    position, (timestamp,) = self._result(message)
             set_timestamp(event, timestamp)
             set_position(event, position)
             return [event]  # noqa: TRY300 (the outcome is open until the caller has it)
         except _NOT_STORED:
             raise
         except BaseException:
-            open_calls[call] = commit_id
+            open_calls["commit_events", row] = commit_id
             open_calls.forget_oldest()
             raise
 

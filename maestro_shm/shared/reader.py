@@ -34,7 +34,8 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._closed: ClosedView | None = None
-        self._view = self._open()
+        self.view: View = self._open()
+        """The newest that is known."""
 
     def last_sequence(self, aggregate_id: str) -> int | None:
         """The sequence number of the newest event, or None."""
@@ -110,14 +111,14 @@ class Reader:
 
     def is_over(self) -> bool:
         """Whether the store is gone."""
-        return self._view.is_retired and not (self._directory / head.NAME).exists()
+        return self.view.is_retired and not (self._directory / head.NAME).exists()
 
     def close(self) -> None:
         """Let go of the files, which end with the last read that is under way; later ones raise `StoreClosedError`."""
-        self._closed = self._view = ClosedView(self._directory)
+        self._closed = self.view = ClosedView(self._directory)
 
     def _cut(self) -> tuple[View, int]:
-        view = self._view
+        view = self.view
         published = view.words[PUBLISHED]
         while view.words[GENERATION] != view.generation:
             view = self._current_view()
@@ -125,17 +126,17 @@ class Reader:
         return view, published
 
     def _current_view(self) -> View:
-        view = self._view
+        view = self.view
         if view.words[GENERATION] == view.generation:
             return view
         try:
-            self._view = open_view(self._directory, view.header, view.log)
+            self.view = open_view(self._directory, view.header, view.log)
         except FileNotFoundError:
-            self._view = self._open()
+            self.view = self._open()
         # The former view is not unmapped here: another thread may be reading in it. It goes with its last reference.
         if self._closed is not None:  # by another thread, just before a view was put in its place
-            self._view = self._closed
-        return self._view
+            self.view = self._closed
+        return self.view
 
     def _open(self) -> View:
         """The view of the newest incarnation. There is none for the moment that a reset takes."""

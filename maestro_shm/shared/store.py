@@ -33,7 +33,7 @@ from maestro_shm.shared.rows import rows_of
 from maestro_shm.shared.transport import Line
 from maestro_shm.shared.turn_attempts import TurnAttempts
 from maestro_shm.submissions import Outcome
-from maestro_shm.transaction import refuse_within
+from maestro_shm.transaction import all_running, refuse_within
 from maestro_shm.validation import PackedEvent
 from maestro_shm.vigil import Vigil
 
@@ -142,9 +142,10 @@ class SharedStore(Backend):
             return super().commit_events(events)
         if (event := validation.pack_plain(events[0])) is None:
             return super().commit_events(events)
-        refuse_within(self, "a commit")
+        if id(self) in all_running():
+            refuse_within(self, "a commit")
         try:
-            return self._proxy.commit_event(event) or self._commit_events([event])
+            return self._proxy.commit_event(event, self._reader.view.note) or self._commit_events([event])
         except StoreUnavailableError:
             self._check_open()
             raise

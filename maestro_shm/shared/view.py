@@ -92,6 +92,16 @@ class View:
         found = self.heads[aggregate_id] = (word, offset, self.log.read(offset)[0])
         return found
 
+    def note(self, aggregate_id: str, sequence: int, offset: int) -> None:
+        """That a stream which is read in this process has a further event, of a commit since the view was taken.
+
+        Its record need not be read then, only to learn that nothing else is new. If the index is another one by now it
+        may lie in files of another incarnation.
+        """
+        known = self.heads.get(aggregate_id)
+        if known is not None and self.words[GENERATION] == self.generation:
+            self.heads[aggregate_id] = known[0], offset, sequence
+
     def last_sequence(self, published: int, aggregate_id: str) -> int | None:
         known = self.head(aggregate_id, published)
         return known[2] if known else None
@@ -217,6 +227,7 @@ class ClosedView(View):
 
     def __init__(self, directory: Path) -> None:
         self.words = _NoWords(directory)
+        self.heads = {}
 
 
 def open_view(directory: Path, header: MappedFile, log: Log) -> View:
