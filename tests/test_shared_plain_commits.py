@@ -139,7 +139,7 @@ def test_one_that_must_not_write_takes_no_plain_way(twins: tuple[Journal, Journa
 
 def request(sequence: int, key: bytes, commit_id: bytes, payload: bytes) -> bytes:
     number = int.from_bytes(commit_id[8:])
-    return plain_commit.pack_request(plain_commit.REQUEST, len(key), sequence, commit_id[:8], number) + key + payload
+    return plain_commit.pack_request(plain_commit.REQUEST, len(key), sequence, number, commit_id) + key + payload
 
 
 @given(sequence=numbers, aggregate_id=ids, commit_id=st.binary(min_size=16, max_size=16), payload=st.binary())
@@ -173,7 +173,7 @@ def test_a_server_answers_a_plain_message_by_mail_and_by_the_socket(store: ms.St
         for sequence, key, refusal in ((2, b"a", None), (1, b"new", None), (2, b"a", "SequenceConflictError")):
             message = request(sequence, key, sequence.to_bytes(16), b"\xc0")
             reply = getattr(line, by)(message, time.monotonic() + 30)
-            if reply[:2] == plain_commit.REPLY.to_bytes(2):
+            if reply[:2] == plain_commit.REPLY.to_bytes(2, "little"):
                 assert (by, key, refusal) == ("post", b"a", None)
                 answer: Any = plain_commit.unpack_reply(reply)[1:3]
             else:

@@ -101,7 +101,7 @@ class StoreProxy(managers.BaseProxy):
         try:  # from here to its end as in `carry_out`
             reply: bytes | None
             try:
-                line.send(pack_request(REQUEST, len(key), sequence, client_id, number) + key + payload, deadline)
+                line.send(pack_request(REQUEST, len(key), sequence, number, commit_id) + key + payload, deadline)
                 event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
                 reply = line.reply(deadline)
             except BaseException as error:

@@ -29,7 +29,7 @@ from maestro_shm.shared.incoming import Incoming
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLEEP, Address, Mailboxes
 from maestro_shm.shared.peer import Peer
-from maestro_shm.shared.plain_commit import ID_AT, KEY_AT, REPLY, REQUEST_MARK, pack_reply, unpack_request
+from maestro_shm.shared.plain_commit import KEY_AT, REPLY, REQUEST_MARK, pack_reply, unpack_request
 from maestro_shm.shared.rows import Row
 from maestro_shm.shared.stream_turns import Asked, HeldBack, StreamTurns, asked, commit_of
 from maestro_shm.shared.transport import Listener
@@ -244,13 +244,13 @@ class LoopServer(managers.Server):
         if not request.startswith(REQUEST_MARK) or self._turns.streams or self._waits_for_disk:
             return False
         try:
-            _, key_length, sequence, number = unpack_request(request)
+            _, key_length, sequence, number, commit_id = unpack_request(request)
         except struct.error:
             return False
         key, payload = request[KEY_AT : KEY_AT + key_length], request[KEY_AT + key_length :]
         with self.mutex:
             try:
-                placed = self.journal.commit_event(request[ID_AT:KEY_AT], key, sequence, payload)
+                placed = self.journal.commit_event(commit_id, key, sequence, payload)
             except Exception as error:  # noqa: BLE001 (as in `_outcome`)
                 peer.asks_by_mail = True
                 self._deal_with(peer, self._reply, peer, wire.payload_of(self._failure(number, error)))
