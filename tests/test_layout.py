@@ -25,7 +25,7 @@ WRITER = FILES | {
     "shared.journal",
 }
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
-LINE = {"shared.handshake", "shared.wire", "shared.transport"}
+LINE = {"shared.handshake", "shared.plain_commit", "shared.wire", "shared.transport"}
 PLACE = {"shared.directory", "shared.creator", "shared.handshake"}
 RECORDING = BASE | {
     "eventsourcing.datastore",
@@ -118,7 +118,8 @@ ALLOWED = {
     "repair": BASE | {"connect", "memory", "shared.store", "shared.damage", "shared.repair", "postgres.location"},
     "shared.creator": set(),
     "shared.handshake": set(),
-    "shared.wire": BASE | {"packers", "options"},
+    "shared.plain_commit": set(),
+    "shared.wire": BASE | {"packers", "options", "shared.plain_commit"},
     "shared.processor": set(),
     "shared.watch": {"shared.processor"},
     "shared.mailboxes": BASE | {"shared.mapped"},

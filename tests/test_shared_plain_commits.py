@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 import maestro_shm as ms
 from maestro_shm import validation
-from maestro_shm.errors import InvalidEventError, StoreError
-from maestro_shm.shared import election, plain_commit, wire
-from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT
+from maestro_shm.errors import CorruptLogError, InvalidEventError, StoreError
+from maestro_shm.shared import election, log, plain_commit, positions, wire
+from maestro_shm.shared import header as head
+from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, RECORD_HEADER_BYTES
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import Facts, Log
+from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.store import SharedStore
 from maestro_shm.shared.transport import Line
 
@@ -100,6 +102,59 @@ def test_a_commit_of_one_event_is_stored_the_plain_way_as_it_is_the_usual_way(
             journal.close()
 
 
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SEGMENT_BITS", 14), ("SEGMENT_SIZE", 1 << 14), ("_MASK", (1 << 14) - 1)):
+        monkeypatch.setattr(log, name, value)
+    for name, value in (("_SEGMENT_BITS", 12), ("_INDEX_BITS", 9), ("_INDEX_MASK", (1 << 9) - 1)):
+        monkeypatch.setattr(positions, name, value)
+
+
+def test_the_plain_way_leads_over_the_ends_of_segments(small_segments: None, twins: tuple[Journal, Journal]) -> None:
+    del small_segments
+    plain = 0
+    for number in range(2_000):
+        commit_id, row = number.to_bytes(COMMIT_ID_BYTES), ("a", number + 1, bytes(number % 100 + 1))
+        expected = usual(twins[0], commit_id, row)
+        answer = twins[1].commit_event(commit_id, b"a", *row[1:])
+        plain += answer is not None
+        assert (answer or usual(twins[1], commit_id, row)) == expected
+    assert content(twins[1]) == content(twins[0])
+    assert 1_900 < plain < 2_000
+
+
+@pytest.mark.parametrize("full", ["log", "positions"])
+def test_a_refused_commit_to_the_next_segment_leaves_the_plain_way_in_this_one(
+    small_segments: None, tmp_path: Path, full: str
+) -> None:
+    del small_segments
+    journal = Journal.open(tmp_path, max_commit_bytes=CAP)
+    try:
+        journal.commit_events(bytes(16), [("a", 1, None, b"a"), ("b", 1, None, b"b")], resent=None)
+        size = 3_000 if full == "log" else 1
+        rows = [("a", 2 + number, None, bytes(size)) for number in range(5 if full == "log" else 508)]
+        for row in rows:
+            journal.commit_events(bytes(16), [row], resent=None)
+        key_of_damaged = journal._heads.get(EVENT, b"a")[1] + RECORD_HEADER_BYTES
+        journal._files.log.write(key_of_damaged, key_of_damaged, b"z")
+        going = [("a", 1_000, None, bytes(3_000)), ("a", 1_001, None, b"a"), ("new", 1, None, b"new")]
+        with pytest.raises(CorruptLogError):
+            journal.commit_events(bytes(16), going, resent=None)
+        assert not journal.is_broken
+        answer = journal.commit_event(bytes(16), b"b", 2, b"of b") or usual(journal, bytes(16), ("b", 2, b"of b"))
+        with closing(Reader(tmp_path)) as reader:
+            assert [event[2] for event in rows_of(reader, "b")] == [b"b", b"of b"]
+            assert reader.view.feed.offset(answer[0]) == answer[2]
+    finally:
+        journal.close()
+
+
+def rows_of(reader: Reader, aggregate_id: str) -> list[tuple[int, int, bytes]]:
+    view = reader.view
+    _, offset, _ = view.head(aggregate_id, view.words[head.PUBLISHED]) or (0, 0, 0)
+    return [(read[0], read[2], read[4]) for read in reversed(view.log.read_back(offset, 0, ms.MAX_SEQUENCE))]
+
+
 def test_the_second_event_of_a_stream_goes_the_plain_way(twins: tuple[Journal, Journal]) -> None:
     _, journal = twins
     commit_ids = [number.to_bytes(COMMIT_ID_BYTES) for number in range(3)]
@@ -173,8 +228,9 @@ def test_a_server_answers_a_plain_message_by_mail_and_by_the_socket(store: ms.St
         for sequence, key, refusal in ((2, b"a", None), (1, b"new", None), (2, b"a", "SequenceConflictError")):
             message = request(sequence, key, sequence.to_bytes(16), b"\xc0")
             reply = getattr(line, by)(message, time.monotonic() + 30)
-            if reply[:2] == plain_commit.REPLY.to_bytes(2, "little"):
-                assert (by, key, refusal) == ("post", b"a", None)
+            is_plain = reply[:2] == plain_commit.REPLY.to_bytes(2, "little")
+            assert is_plain == ((by, key, refusal) == ("post", b"a", None))
+            if is_plain:
                 answer: Any = plain_commit.unpack_reply(reply)[1:3]
             else:
                 answer = wire.unpack(reply)
@@ -199,14 +255,14 @@ def test_a_reply_to_another_request_is_not_believed(store: ms.Store) -> None:
 @contextmanager
 def records_read(store: SharedStore) -> Iterator[list[int]]:
     """The offsets at which records are read one by one."""
-    log = store._reader.view.log
+    of_records = store._reader.view.log
     offsets: list[int] = []
 
     def read(offset: int) -> Facts:
         offsets.append(offset)
-        return Log.read(log, offset)
+        return Log.read(of_records, offset)
 
-    with mock.patch.object(log, "read", read):
+    with mock.patch.object(of_records, "read", read):
         yield offsets
 
 

@@ -84,6 +84,23 @@ def test_what_never_comes_soon_is_watched_for_ever_more_seldom_and_not_long(cloc
     assert 0 < looked < 630 * 2
 
 
+def test_what_was_seen_is_not_forgotten_where_a_wait_without_a_watch_follows(clock: Clock) -> None:
+    """As of a server, which does not watch after it has woken somebody."""
+    patient = Watch()
+    left_out = 0
+    for _ in range(50):
+        for _ in range(9):
+            assert clock.wait(patient, 30e-6)
+            clock.now += 1e-3
+            patient.note_arrival()
+        looks: list[None] = []
+        patient.until(lambda looks=looks: looks.append(None))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+        left_out += not looks
+        clock.now += 1e-3
+        patient.note_arrival()
+    assert not left_out
+
+
 def test_what_comes_soon_again_is_seen_again(clock: Clock) -> None:
     patient = Watch()
     for _ in range(200):

@@ -15,7 +15,7 @@ import hmac
 import os
 from typing import Final
 
-GREETING: Final = b"maestro_shm 1\n"
+GREETING: Final = b"maestro_shm 2\n"
 NONCE_BYTES: Final = 32
 PROOF_BYTES: Final = 32
 KEY_BYTES: Final = 32

@@ -33,11 +33,7 @@ class Heads:
         """The newest record of a key."""
         if (found := self._known[kind].get(key)) is not None:
             return found
-        word = self._index.find(kind, key)
-        if word is None:
-            return NO_HEAD
-        offset = self._index.words[word]
-        return word, offset, self._log.read(offset)[0]
+        return self._index.head(kind, key) or NO_HEAD
 
     def has_payload(self, head: Head) -> bool:
         """Whether the record has any."""
@@ -46,12 +42,19 @@ class Heads:
     def note(self, heads: Mapping[int, Mapping[bytes, Head]]) -> None:
         """Remember what was written, by kinds and keys."""
         for kind, newest in heads.items():
-            known = self._known[kind]
-            if len(known) > _REMEMBERED:
-                known.clear()
-            known.update(newest)
+            self._with_room(kind).update(newest)
+
+    def remember(self, kind: int, key: bytes, head: Head) -> None:
+        """The same for one key."""
+        self._with_room(kind)[key] = head
 
     def forget(self) -> None:
         """Know nothing any more: the words of the index are others now."""
         for known in self._known.values():
             known.clear()
+
+    def _with_room(self, kind: int) -> dict[bytes, Head]:
+        known = self._known[kind]
+        if len(known) > _REMEMBERED:
+            known.clear()
+        return known

@@ -52,7 +52,7 @@ class Incoming:
         return found
 
     def _count_in_a_row(self) -> None:
-        """Of what was found last: while that was to be answered somebody waited."""
+        """What was found last, which is done when that is answered, since until then somebody waited."""
         if len(self._found) == 1 and self._found == self._newest:
             self._in_a_row += 1
         else:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from mmap import mmap
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -68,7 +67,7 @@ from maestro_shm.shared.header import (
 )
 from maestro_shm.shared.heads import Heads
 from maestro_shm.shared.index import Claim
-from maestro_shm.shared.log import START
+from maestro_shm.shared.log import START, Segment
 from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.outcomes import Answer, Outcomes
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row, key_of, read_key, refusal, stale
@@ -94,7 +93,7 @@ class Journal:
     grows, which it does at each commit."""
     _positions_room: int
     """The same for positions."""
-    _log_segment: tuple[int, mmap]
+    _log_segment: Segment
     _positions_segment: tuple[int, memoryview]
     """Where that room is, if there is any."""
 
@@ -195,7 +194,8 @@ class Journal:
 
         None, and nothing, unless all is plain: it is not refused, goes to a stream that has events, and needs no
         further space. Most commits are so, and this is written out since what they cost is how much code they touch;
-        see ARCHITECTURE.md. The commit id has its length, and no key is wrong that a stream has already.
+        see ARCHITECTURE.md. The commit id has its length, and no key is wrong that a stream has already. A message that
+        was cut off has no payload.
         """
         words = self._words
         timestamp, aggregates, position, tail = self._written
@@ -242,7 +242,7 @@ class Journal:
             if key in self._remembered:
                 self._remembered[key] = word, offset, sequence
             else:
-                self._heads.note({EVENT: {key: (word, offset, sequence)}})
+                self._heads.remember(EVENT, key, (word, offset, sequence))
         except BaseException:
             self.is_broken = True
             raise
@@ -633,13 +633,13 @@ class Journal:
             words_hold = self._words[GENERATION] == generation
             if not words_hold:
                 self._heads.forget()
-        if not files.index.is_growing:
+        following: Sequence[Claim] = ()
+        if files.index.is_growing or draft.new_keys or not words_hold:
+            keys = draft.keys()
+            (_, claimed), *following = files.index.claim(keys)
+            draft.place(keys, claimed)
+        if not files.index.is_growing:  # last, since the room may be in another segment than the log's end is still
             self._log_segment = files.log.segment(log_room - 1)
             self._positions_segment = files.positions.segment(positions_room)
             self._log_room, self._positions_room = log_room, positions_room
-            if words_hold and not draft.new_keys:
-                return ()
-        keys = draft.keys()
-        (_, claimed), *following = files.index.claim(keys)
-        draft.place(keys, claimed)
         return following

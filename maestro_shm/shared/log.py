@@ -35,6 +35,10 @@ _CRC_SIZE: Final = 4
 _KEY_START: Final = _HEADER_SIZE - _CRC_SIZE
 
 
+Segment = tuple[int, mmap]
+"""The offset that a segment begins with, and its bytes."""
+
+
 Facts = tuple[int, int, int, int, bytes]
 """Sequence, previous, position, timestamp and payload of a record: all that a read needs."""
 
@@ -195,9 +199,9 @@ class Log:
         """
         return min(self._segments.reserve(end), next_segment(end - 1))
 
-    def segment(self, offset: int) -> tuple[int, mmap]:
-        """The segment of an offset that was reserved: the offset that it begins with, and its bytes."""
-        return offset & ~_MASK, self._files[offset >> SEGMENT_BITS].data
+    def segment(self, offset: int) -> Segment:
+        """That of an offset which was reserved."""
+        return offset & ~_MASK, self._segments.open(offset >> SEGMENT_BITS).data
 
     def write(self, tail: int, offset: int, packed: bytes) -> None:
         """Write a frame at the offset that `place` gave for this tail, in space that was reserved."""

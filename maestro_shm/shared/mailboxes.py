@@ -5,8 +5,9 @@
             from byte 64 on size of the request and the request, from byte 8128 on size of the reply and the reply
 
 Numbers are native words, one aligned store each, and the last thing that is written: whoever sees a number sees what it
-is of. (Stores become visible in order on x86; elsewhere a request that is read too early is no message, or one whose
-rows a CRC or a type refuses, and its line breaks.) A mailbox belongs to one connection and has one request at a time.
+is of. (Stores become visible in order on x86. Elsewhere nothing in Python promises it, and a request could be read too
+early: most likely it is no message then, and its line breaks.) A mailbox belongs to one connection and has one request
+at a time.
 
 Who is going to sleep says so first, then looks once more; who writes looks afterwards whether the other sleeps, and
 rings then. Between the store and the look each side has a full barrier, so of two that do this at the same moment at

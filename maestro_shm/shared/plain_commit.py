@@ -3,8 +3,8 @@
     request   0xC1 | 0 | key length u16 | 4 zero bytes | sequence u64 | number u64 | commit id 16 bytes | key | payload
     reply     0xC1 | 1 | 6 zero bytes | number of the request u64 | position u64 | timestamp u64 | offset in the log u64
 
-Numbers are little-endian, since Python packs the machine's own faster. The key is an aggregate id in UTF-8. No message
-of msgpack begins with 0xC1.
+Numbers are little-endian, which Python packs faster where the machine's own are so. The key is an aggregate id in
+UTF-8. No message of msgpack begins with 0xC1.
 
 Such commits are most of all, and a tenth of their time went into packing and unpacking them, and finding out what they
 are. What a request says can as well be said in msgpack, and `wire.unpack` makes the same of both, so that whoever does

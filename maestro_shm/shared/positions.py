@@ -88,7 +88,7 @@ class Positions:
 
     def segment(self, position: int) -> tuple[int, memoryview]:
         """The segment of a position that was reserved: the position that it begins with, and its words."""
-        return position & ~_INDEX_MASK, self._segments.files[position >> _INDEX_BITS].words
+        return position & ~_INDEX_MASK, self._segments.open(position >> _INDEX_BITS).words
 
     def put(self, first_position: int, offsets: Sequence[int]) -> None:
         """Store where the events from this position on lie."""

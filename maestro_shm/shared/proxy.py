@@ -99,31 +99,31 @@ class StoreProxy(managers.BaseProxy):
         aggregate_id, sequence, _, payload = row
         key = aggregate_id.encode()
         try:  # from here to its end as in `carry_out`
-            reply: bytes | None
+            message: tuple[Any, ...] | None
             try:
                 line.send(pack_request(REQUEST, len(key), sequence, number, commit_id) + key + payload, deadline)
                 event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
                 reply = line.reply(deadline)
+                fields = unpack_reply(reply) if len(reply) == REPLY_BYTES else _NO_REPLY
+                kind, echo, position, timestamp, offset = fields
+                is_plain = kind == REPLY and echo == number
+                message = () if is_plain else _message(reply, number)
             except BaseException as error:
                 line.close()
                 if (unavailable := self._unavailable(error, _OPEN_OUTCOME)) is not None:
                     raise unavailable from None
                 if not isinstance(error, _BROKEN):
                     raise
-                reply = None
-            if reply is None:
+                message = None
+            if message is None:
                 self._hang_up()
                 event = codec.unpack_event(aggregate_id, sequence, None, None, payload)
                 position, (timestamp,) = self._call(number, "commit_events", [commit_id, [row], True], None, deadline)
             else:
-                fields = unpack_reply(reply) if len(reply) == REPLY_BYTES else _NO_REPLY
-                kind, echo, position, timestamp, offset = fields
-                if kind == REPLY and echo == number:
-                    self._rest(line)
+                self._rest(line)
+                if is_plain:
                     note(aggregate_id, sequence, offset)
                 else:
-                    message = self._ask(line, lambda *_: reply, [number], deadline, _OPEN_OUTCOME)
-                    self._rest(line)
                     position, (timestamp,) = self._result(message)
             set_timestamp(event, timestamp)
             set_position(event, position)
@@ -396,15 +396,12 @@ class StoreProxy(managers.BaseProxy):
     ) -> tuple[Any, ...]:
         """The reply to a message, by one of the line's two ways. The line is closed whatever the error."""
         try:
-            reply = wire.unpack(exchange(wire.payload_of(message), deadline, meanwhile))
-            if not reply or reply[0] != message[0]:
-                raise wire.ProtocolError(f"reply {shown(reply[:1])} to request {message[0]}")
+            return _message(exchange(wire.payload_of(message), deadline, meanwhile), message[0])
         except BaseException as error:
             line.close()
             if (unavailable := self._unavailable(error, outcome)) is not None:
                 raise unavailable from None
             raise
-        return reply
 
     def _unavailable(self, error: BaseException, outcome: str) -> StoreUnavailableError | None:
         """What a caller is told of an error within a call; None where it is not our line's, or the line just ended."""
@@ -441,6 +438,14 @@ class StoreProxy(managers.BaseProxy):
             return self._at_rest.pop()
         except IndexError:
             return None
+
+
+def _message(reply: bytes, number: int) -> tuple[Any, ...]:
+    """What is in the reply to a request. Raises `ProtocolError` if it is to another one."""
+    message = wire.unpack(reply)
+    if not message or message[0] != number:
+        raise wire.ProtocolError(f"reply {shown(message[:1])} to request {number}")
+    return message
 
 
 def _is_open_after(outcome: object, *, was_open: bool) -> bool:

@@ -95,8 +95,8 @@ class View:
     def note(self, aggregate_id: str, sequence: int, offset: int) -> None:
         """That a stream which is read in this process has a further event, of a commit since the view was taken.
 
-        Its record need not be read then, only to learn that nothing else is new. If the index is another one by now it
-        may lie in files of another incarnation.
+        Its record need not be read then, only to learn that nothing else is new. It is believed only while the word of
+        the index says the same; if the index is another one by now, the offset may be of another incarnation's files.
         """
         known = self.heads.get(aggregate_id)
         if known is not None and self.words[GENERATION] == self.generation:

@@ -113,7 +113,9 @@ class Watch:
         return self._see_at_last(look)
 
     def note_arrival(self) -> None:
-        """What was waited for since the last watch began has come, after a sleep."""
+        """What was waited for since the last watch began has come, when that was over."""
+        if self._waited is not None:  # there was no watch since
+            self._learn(self._waited)
         self._waited, self._was_late = _now() - self._begun, True
 
     def _learn(self, waited: float) -> None:
