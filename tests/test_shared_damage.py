@@ -41,9 +41,9 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
 
 
 def offset_of(books: Books, key: str) -> int:
-    head = books.journal._files.index.head(EVENT, key.encode())
-    assert head is not None
-    return head[1]
+    found = books.journal._files.index.find(EVENT, key.encode())
+    assert found is not None
+    return books.journal._files.index.words[found]
 
 
 # Missing files
@@ -324,9 +324,9 @@ def test_what_a_writer_left_as_it_died_while_it_made_a_segment_is_no_hindrance(
 def test_a_damaged_word_of_the_index_is_an_error_that_names_a_file(books: Books, offset: int) -> None:
     books.commit(("a", 1, None))
     index = books.journal._files.index
-    found = index.head(EVENT, b"a")
+    found = index.find(EVENT, b"a")
     assert found is not None
-    index.words[found[0]] = offset
+    index.words[found] = offset
     with pytest.raises(CorruptLogError, match="log-1-"):
         books.reader.last_sequence("a")
 
@@ -334,9 +334,9 @@ def test_a_damaged_word_of_the_index_is_an_error_that_names_a_file(books: Books,
 def test_a_word_of_the_index_that_leads_to_another_stream_is_an_error_and_no_missing_stream(books: Books) -> None:
     books.commit(("a", 1, None), ("b", 1, None))
     index = books.journal._files.index
-    found = index.head(EVENT, b"a")
+    found = index.find(EVENT, b"a")
     assert found is not None
-    index.words[found[0]] = offset_of(books, "b")
+    index.words[found] = offset_of(books, "b")
     with pytest.raises(CorruptLogError, match="index-1-000001"):
         books.reader.last_sequence("a")
 
@@ -344,9 +344,9 @@ def test_a_word_of_the_index_that_leads_to_another_stream_is_an_error_and_no_mis
 def test_a_server_that_finds_another_stream_s_record_under_a_word_of_the_index_stores_nothing(books: Books) -> None:
     books.commit(("a", 1, None), ("b", 1, None))
     index = books.journal._files.index
-    found = index.head(EVENT, b"a")
+    found = index.find(EVENT, b"a")
     assert found is not None
-    index.words[found[0]] = offset_of(books, "b")
+    index.words[found] = offset_of(books, "b")
     books.journal._heads.forget()
     with pytest.raises(CorruptLogError, match="index-1-000001"):
         books.journal.commit_event(bytes(16), b"a", 2, b"payload")

@@ -748,9 +748,8 @@ def test_what_is_missing_at_the_end_is_counted_by_the_header(books: Books) -> No
 def test_index_and_positions_that_do_not_fit_are_built_anew(books: Books, kind: str, place: int) -> None:
     two_streams(books, 7)
     table = books.journal._files.index.words
-    head = books.journal._files.index.head(EVENT, b"a")
-    assert head is not None
-    found = head[0]
+    found = books.journal._files.index.find(EVENT, b"a")
+    assert found is not None
     if kind == "positions":
         overwrite(books.directory / "positions-1-000000", 8 * (place + 1), bytes(8))
     elif place == 0:

@@ -33,7 +33,11 @@ class Heads:
         """The newest record of a key."""
         if (found := self._known[kind].get(key)) is not None:
             return found
-        return self._index.head(kind, key) or NO_HEAD
+        word = self._index.find(kind, key)
+        if word is None:
+            return NO_HEAD
+        offset = self._index.words[word]
+        return word, offset, self._log.read(offset)[0]
 
     def has_payload(self, head: Head) -> bool:
         """Whether the record has any."""
