@@ -119,6 +119,7 @@ ALLOWED = {
     "shared.creator": set(),
     "shared.handshake": set(),
     "shared.plain_commit": set(),
+    "shared.own_process": set(),
     "shared.wire": BASE | {"packers", "options", "shared.plain_commit"},
     "shared.processor": set(),
     "shared.watch": {"shared.processor"},
@@ -155,7 +156,7 @@ ALLOWED = {
     | LINE
     | PLACE
     | {"codec", "options", "vigil", "open_calls", "shared.election", "shared.rows"}
-    | {"shared.rivalry"},
+    | {"shared.rivalry", "shared.own_process"},
     "shared.store": VALUES
     | {"options", "vigil", "leases", "shared.file_leases"}
     | LINE
@@ -216,7 +217,7 @@ ALLOWED = {
     | {f"eventsourcing.{kind}_recorder" for kind in ("aggregate", "snapshot", "application", "tracking", "process")},
 }
 ONLY_THERE = {
-    "mmap": {"shared.mapped", "shared.log"},  # the log for the name of the type
+    "mmap": {"shared.own_process", "shared.mapped", "shared.log"},  # the log for the name of the type
     "subprocess": {"shared.launch"},
     "fcntl": {"shared.directory", "shared.file_leases"},
     "psycopg": {

@@ -29,6 +29,8 @@ from maestro_shm.open_calls import REFUSALS, Call, OpenCalls, carry_out
 from maestro_shm.options import LONGEST_TIMEOUT
 from maestro_shm.records import Event, set_position, set_timestamp
 from maestro_shm.shared import election, wire
+from maestro_shm.shared.own_process import note as note_process
+from maestro_shm.shared.own_process import own
 from maestro_shm.shared.plain_commit import REPLY, REPLY_BYTES, REQUEST, pack_request, unpack_reply
 from maestro_shm.shared.rivalry import Rivalries
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
@@ -86,7 +88,7 @@ class StoreProxy(managers.BaseProxy):
         rest. Raises as `commit_events` does. Aggregate, sequence and offset are noted if the server tells the offset.
         """
         open_calls = self._open_calls  # a fork of this process in mid-call has others
-        if self._process != os.getpid() or (open_calls and ("commit_events", row) in open_calls):
+        if self._process != own[0] or (open_calls and ("commit_events", row) in open_calls):
             return None
         try:
             line = self._at_rest.pop()
@@ -312,7 +314,7 @@ class StoreProxy(managers.BaseProxy):
         self._rivalries = Rivalries()
         # One value, so that threads that begin at the same moment after a fork have no commit id in common.
         self._identity = os.urandom(8), itertools.count(1)
-        self._process = os.getpid()  # last: who is interrupted on the way here begins again
+        self._process = note_process()  # last: who is interrupted on the way here begins again
 
     def _begin_if_forked(self) -> None:
         """Be another client than the parent, and leave it what it has under way.
@@ -320,7 +322,7 @@ class StoreProxy(managers.BaseProxy):
         That a fork was is seen by the process id, not only by `os.register_at_fork`: some servers fork in C (uWSGI),
         and two processes with the same lines and commit ids would take each other's replies.
         """
-        if self._process == os.getpid():
+        if self._process == own[0]:
             return
         inherited = self._at_rest
         self._begin([])
