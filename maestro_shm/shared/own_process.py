@@ -1,7 +1,7 @@
 """Whether this process is another one than it was: told without a system call, which is 3 % of a commit.
 
 The system wipes a page in each child, whoever has forked it: some servers fork in C (uWSGI), where no hook of Python
-runs. Where it cannot do that (macOS, Linux before 4.14), the process id is asked for each time.
+runs. Where it cannot do that (macOS, Linux before 4.14, an emulator), the process id is asked for each time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Final
 
 _WIPE_ON_FORK: Final = 18
 """MADV_WIPEONFORK, see madvise(2). Python has no name for it."""
+_NO_ADVICE: Final = -1
+"""Who takes this takes anything and does nothing (qemu, as a user's process)."""
 
 
 class _Asked:
@@ -28,12 +30,18 @@ def _wiped_on_fork() -> memoryview | _Asked:
     if not hasattr(mmap, "MAP_ANONYMOUS") or not hasattr(mmap.mmap, "madvise"):  # pragma: no cover
         return _Asked()
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if _takes(page, _WIPE_ON_FORK) and not _takes(page, _NO_ADVICE):
+        return memoryview(page).cast("Q")
+    page.close()
+    return _Asked()
+
+
+def _takes(page: mmap.mmap, advice: int) -> bool:
     try:
-        page.madvise(_WIPE_ON_FORK)
-    except (OSError, ValueError):
-        page.close()
-        return _Asked()
-    return memoryview(page).cast("Q")
+        page.madvise(advice)
+    except OSError:
+        return False
+    return True
 
 
 own: Final = _wiped_on_fork()
@@ -47,8 +55,4 @@ def note() -> int:
     return process
 
 
-def _forget() -> None:
-    own[0] = 0
-
-
-os.register_at_fork(after_in_child=_forget)  # where a kernel only says that it wipes
+os.register_at_fork(after_in_child=note)  # so forks in C are the only ones that depend on the page
