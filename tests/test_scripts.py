@@ -80,7 +80,9 @@ def set_up(checkout: Path, extras: str) -> str:
     return finish(start(checkout, extras))
 
 
-def test_the_environment_is_made_once_and_filled_up_on_demand(checkout: Path) -> None:
+def test_the_environment_is_made_once_and_filled_up_on_demand_and_made_anew_where_the_checkout_moved(
+    checkout: Path,
+) -> None:
     first, second = start(checkout, "demo"), start(checkout, "demo")
     said = sorted([finish(first), finish(second)])
     assert said == ["", f"making {ENVIRONMENT}, once\ninstalling .[demo] into {ENVIRONMENT}\n"]
@@ -89,10 +91,6 @@ def test_the_environment_is_made_once_and_filled_up_on_demand(checkout: Path) ->
     (checkout / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
     assert set_up(checkout, "demo") == f"installing .[demo,dev] into {ENVIRONMENT}\n"
     assert set_up(checkout, "dev") == ""
-
-
-def test_a_checkout_that_moved_gets_a_new_environment(checkout: Path) -> None:
-    set_up(checkout, "demo")
     moved = checkout.rename(checkout.with_name("moved"))
     assert set_up(moved, "dev") == f"making {ENVIRONMENT}, once\ninstalling .[dev] into {ENVIRONMENT}\n"
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import Future, wait
+from itertools import count
 from typing import Any
 
 import pytest
@@ -255,22 +256,29 @@ def test_a_thread_whose_start_was_interrupted_carries_nothing_out_beside_another
 # Of a shared store
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6)), max_size=40))
-def test_commits_that_are_sent_together_come_out_as_if_each_had_come_alone(drafts: list[tuple[str, int]]) -> None:
+def test_commits_that_are_sent_together_come_out_as_if_each_had_come_alone() -> None:
     with ms.connect() as together, ms.connect("memory:") as alone:
         assert isinstance(together, Backend)
-        payload = b"\x93\xa4made\xc0\xc0"
-        commits: list[list[PackedEvent]] = [[("x" + key, sequence, None, payload)] for key, sequence in drafts]
-        found = [*together._commit_each(commits)] if commits else []
-        for (key, sequence), outcome in zip(drafts, found, strict=True):
-            try:
-                (expected,) = alone.commit_events([event(sequence, "x" + key)])
-            except ms.SequenceConflictError as error:
-                assert isinstance(outcome, ms.SequenceConflictError)
-                assert outcome.args == error.args
-            else:
-                assert isinstance(outcome, list)
-                assert outcome[0].position == expected.position
+        numbers = count()
+
+        @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6)), max_size=40))
+        def come_out_alike(drafts: list[tuple[str, int]]) -> None:
+            number = next(numbers)  # of new streams for each of these
+            named = [(f"{number}-{key}", sequence) for key, sequence in drafts]
+            payload = b"\x93\xa4made\xc0\xc0"
+            commits: list[list[PackedEvent]] = [[(name, sequence, None, payload)] for name, sequence in named]
+            found = [*together._commit_each(commits)] if commits else []
+            for (name, sequence), outcome in zip(named, found, strict=True):
+                try:
+                    (expected,) = alone.commit_events([event(sequence, name)])
+                except ms.SequenceConflictError as error:
+                    assert isinstance(outcome, ms.SequenceConflictError)
+                    assert outcome.args == error.args
+                else:
+                    assert isinstance(outcome, list)
+                    assert outcome[0].position == expected.position
+
+        come_out_alike()
 
 
 def test_a_program_that_ends_waits_for_what_it_submitted() -> None:

@@ -84,7 +84,7 @@ def _record(run: Run, scratch: Path) -> tuple[History, int, list[str]]:
 def _work(run: Run, store: ms.Store, number: int, scratch: Path) -> list[str]:
     """What a client does, as a process of its own."""
     client = Client(store, number, run.random("histories", number))
-    client.work(run.count(full=15_700, quick=500))
+    client.work(run.count(full=15_700, quick=250))
     client.write(scratch / str(number))
     return client.failures
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import select
 import socket
+import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Final
 import msgpack
 
 from maestro_shm import errors
-from maestro_shm.shared import handshake, wire
+from maestro_shm.shared import handshake, plain_commit, wire
 
 
 def _names(kind: type[errors.StoreError]) -> set[str]:
@@ -171,9 +172,9 @@ def known(address: str, key: bytes, patience: float) -> Conversation:
 def judge(record: Record, request: bytes, reply: bytes) -> None:
     """Count a reply, and find fault with it."""
     try:
-        number, good, *rest = msgpack.unpackb(reply, use_list=False, unicode_errors="surrogateescape")
+        number, good, *rest = _unpacked(reply)
         kind = "result" if good is True and len(rest) == 1 else rest[0]
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, struct.error):
         record.fault("unreadable", reply)
         return
     if kind != "result" and (good is not False or len(rest) != 2 or kind not in _ANSWERS):
@@ -186,6 +187,14 @@ def judge(record: Record, request: bytes, reply: bytes) -> None:
         record.fault("talkative", request)
     record.outcomes[str(kind)] += 1
     record.stored += commits_in(request) if kind == "result" else 0
+
+
+def _unpacked(reply: bytes) -> Any:
+    """What is in a reply, of whichever form."""
+    if reply.startswith(plain_commit.REPLY.to_bytes(2, "little")):
+        _, number, *placed = plain_commit.unpack_reply(reply)
+        return number, True, placed
+    return msgpack.unpackb(reply, use_list=False, unicode_errors="surrogateescape")
 
 
 def commits_in(request: bytes) -> int:
@@ -209,6 +218,8 @@ def forgets_everything(message: bytes) -> bool:
 
 def _number_of(request: bytes) -> Any:
     """The number of a request, or something that no reply can have."""
+    if request.startswith(plain_commit.REQUEST_MARK):
+        return wire.unpack(request)[0]
     unpacker = msgpack.Unpacker()
     unpacker.feed(request)
     try:

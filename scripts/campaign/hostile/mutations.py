@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import msgpack
 
-from maestro_shm.shared import wire
+from maestro_shm.shared import plain_commit, wire
 
 _FLIPPED: Final = 8
 _BROKEN: Final = 0.04
+_PLAIN: Final = 0.15
 _HTTP: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4294967295\r\n\r\n"
 
 
@@ -95,11 +96,26 @@ class Mutator:
 
     def by_structure(self) -> bytes:
         """A payload with a few of its parts exchanged for others, left out, doubled, or wrapped."""
+        if self._choices.random() < _PLAIN:
+            return self._plain_commit()
         message = msgpack.unpackb(self._choices.choice(self._recorded))
         self._bring_up_to_date(message)
         for _ in range(self._choices.choice((1, 1, 1, 2, 3))):
             self._change_a_part(message)
         return encoded(message)
+
+    def _plain_commit(self) -> bytes:
+        """One whose fields are of the right size, whatever is in them."""
+        choices = self._choices
+        self._last_sequence += 1
+        key = choices.choice((b"plain", b"plain", b"new-%d" % self._last_sequence, b"", b"\xff", b"k" * 300))
+        length = choices.choice((len(key), len(key), len(key), len(key) + 1, 0, 65_535))
+        sequence = choices.choice((self._last_sequence * 1000, self._last_sequence * 1000, 0, 1, 2**63 - 1, 2**64 - 1))
+        payload = choices.choice((b"\x93\xa4made\xc0\xc0", b"", choices.randbytes(60), bytes(7_000)))
+        head = plain_commit.pack_request(
+            plain_commit.REQUEST, length, sequence, self._last_sequence, choices.randbytes(16)
+        )
+        return head + key + payload
 
     def by_bytes(self, payload: bytes | None = None) -> bytes:
         """A payload with its bytes changed, or one that never was a message."""

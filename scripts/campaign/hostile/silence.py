@@ -89,7 +89,7 @@ def _answer_the_slower_the_more_there_are() -> None:
     at_once = LoopServer._commit_at_once
 
     def slowly(self: LoopServer, peer: Peer, mailbox: int, request: bytes) -> bool:
-        if b"commit_events" in request:
+        if b"honest" in request:
             time.sleep(len(self._peers) / 4000)
         return at_once(self, peer, mailbox, request)
 
