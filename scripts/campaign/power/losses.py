@@ -43,7 +43,7 @@ def check(run: Run) -> Iterator[Finding]:
         workers = os.cpu_count() or 1
         with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(scratch,)) as pool:
             try:
-                for durability, count in ((POWER, run.count(1_000_000, 2_000)), (PROCESS, run.count(100_000, 1_000))):
+                for durability, count in ((POWER, run.count(1_000_000, 4_000)), (PROCESS, run.count(100_000, 2_000))):
                     tasks = list(_tasks(str(choices.getrandbits(32)), durability, count, workers))
                     planted = list(_planted(str(choices.getrandbits(32)), durability))
                     outcomes = list(pool.map(_explore, [*planted, *tasks]))
