@@ -331,22 +331,23 @@ def test_a_damaged_word_of_the_index_is_an_error_that_names_a_file(books: Books,
         books.reader.last_sequence("a")
 
 
-def test_a_word_of_the_index_that_leads_to_another_stream_is_an_error_and_no_missing_stream(books: Books) -> None:
+def lead_to_another_stream(books: Books) -> None:
+    """Commit to two streams, and let the word of the index for the first lead to the second."""
     books.commit(("a", 1, None), ("b", 1, None))
     index = books.journal._files.index
     found = index.find(EVENT, b"a")
     assert found is not None
     index.words[found] = offset_of(books, "b")
+
+
+def test_a_word_of_the_index_that_leads_to_another_stream_is_an_error_and_no_missing_stream(books: Books) -> None:
+    lead_to_another_stream(books)
     with pytest.raises(CorruptLogError, match="index-1-000001"):
         books.reader.last_sequence("a")
 
 
 def test_a_server_that_finds_another_stream_s_record_under_a_word_of_the_index_stores_nothing(books: Books) -> None:
-    books.commit(("a", 1, None), ("b", 1, None))
-    index = books.journal._files.index
-    found = index.find(EVENT, b"a")
-    assert found is not None
-    index.words[found] = offset_of(books, "b")
+    lead_to_another_stream(books)
     books.journal._heads.forget()
     with pytest.raises(CorruptLogError, match="index-1-000001"):
         books.journal.commit_event(bytes(16), b"a", 2, b"payload")

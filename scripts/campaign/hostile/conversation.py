@@ -218,12 +218,12 @@ def forgets_everything(message: bytes) -> bool:
 
 def _number_of(request: bytes) -> Any:
     """The number of a request, or something that no reply can have."""
-    if request.startswith(plain_commit.REQUEST_MARK):
-        return wire.unpack(request)[0]
     unpacker = msgpack.Unpacker()
     unpacker.feed(request)
     try:
+        if request.startswith(plain_commit.REQUEST_MARK):
+            return wire.unpack(request)[0]
         unpacker.read_array_header()
         return unpacker.unpack()
-    except (msgpack.UnpackException, ValueError):
+    except (msgpack.UnpackException, ValueError, wire.ProtocolError):
         return object()
