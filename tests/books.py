@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any, Final, Self
 from zlib import crc32
 
 import pytest
-from processes import killed_at_line
+from processes import chosen_lines, killed_at_line
 
 import maestro_shm as ms
 from maestro_shm import validation
@@ -246,8 +245,8 @@ def files_of(directory: Path, kind: str) -> list[str]:
 
 
 def kill_everywhere(books: Books, work: Callable[[], object], *, within: str, every: int = 1) -> Iterator[int]:
-    """Kill the work before each of its lines, and yield with the store open anew; ends when the work got through."""
-    for step in itertools.count(1, every):
+    """Kill the work before its `chosen_lines`, and yield with the store open anew; ends when the work got through."""
+    for step in chosen_lines(every):
         killed = killed_at_line(step, work, within=within)
         books.reopen()
         if not killed:

@@ -6,6 +6,7 @@ A child that hangs is killed here, well before the test that waits for it runs o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import select
@@ -26,6 +27,9 @@ import maestro_shm as ms
 from maestro_shm.shared.store import path_of
 
 T = TypeVar("T")
+
+ALL_LINES: Final = "MAESTRO_TEST_ALL_LINES"
+"""The variable of the environment that `chosen_lines` looks for."""
 
 PATIENCE: Final = 40.0
 """Seconds until a child counts as hung; far more than any needs, and less than a test's own time."""
@@ -255,6 +259,14 @@ def in_forks(count: int, work: Callable[[int], T]) -> list[T]:
     with contextlib.ExitStack() as stack:
         forks = [stack.enter_context(Fork(lambda number=number: work(number))) for number in range(count)]  # type: ignore[misc] # mypy cannot infer a lambda with a default
         return [fork.result() for fork in forks]
+
+
+def chosen_lines(every: int = 1) -> Iterator[int]:
+    """The numbers of the lines to kill a process before: each so manyth, and of these one in three.
+
+    All of these where the environment says so, as for the check "lines" of the torture campaign; the suite is quick.
+    """
+    return itertools.count(1, every if ALL_LINES in os.environ else 3 * every)
 
 
 def killed_at_line(number: int, work: Callable[[], object], *, within: str) -> bool:

@@ -27,7 +27,7 @@ from books import (
     set_word,
     word,
 )
-from processes import PATIENCE, kill, killed_at_line, named_target, wait_until
+from processes import PATIENCE, chosen_lines, kill, killed_at_line, named_target, wait_until
 from store_contract import event
 
 import maestro_shm as ms
@@ -393,6 +393,7 @@ def test_a_compaction_that_is_killed_at_any_line_leaves_the_store_as_it_is(books
 
 
 @pytest.mark.parametrize(("within", "every"), [("adopt", 11), ("go_over", 7)])
+@pytest.mark.lines
 def test_a_server_that_is_killed_while_it_goes_over_leaves_either_set_of_files(
     books: Books, within: str, every: int
 ) -> None:
@@ -404,7 +405,7 @@ def test_a_server_that_is_killed_while_it_goes_over_leaves_either_set_of_files(
         while books.journal.goes_over():
             books.journal.go_over()
 
-    for step in itertools.count(1, every):
+    for step in chosen_lines(every):
         number = word(books.directory, head.INCARNATION)
         compaction = Compaction(books.directory, 0)
         compaction.run()
@@ -447,9 +448,10 @@ def test_files_that_were_replaced_go_before_a_rebuild_needs_their_room(books: Bo
     books.check()
 
 
+@pytest.mark.lines
 def test_a_recovery_that_is_killed_at_any_line_tells_readers_of_files_that_were_replaced(books: Books) -> None:
     sequence = 20
-    for step in itertools.count(1, 5):
+    for step in chosen_lines(5):
         compaction = Compaction(books.directory, 0)
         compaction.run()
         books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from books import CAP, Books, commit, events, files_of, leave_unpublished, pretend_reboot, twin_keys, word
-from processes import killed_at_line
+from processes import chosen_lines, killed_at_line
 
 import maestro_shm as ms
 from maestro_shm import validation
@@ -99,10 +99,11 @@ def test_the_disk_knows_an_epoch_before_any_frame_carries_it(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("kind", ["index", "positions"])
+@pytest.mark.lines
 def test_a_recovery_of_missing_files_that_is_killed_at_any_line_is_done_by_the_next(books: Books, kind: str) -> None:
     books.commit(("a", 1, None), ("b", 1, None))
     leave_unpublished(books, ("a", 2, "undone"), ("new", 1, None))
-    for step in itertools.count(1, 7):
+    for step in chosen_lines(7):
         books.journal.close()
         (books.directory / files_of(books.directory, kind)[0]).unlink()
         killed = killed_at_line(step, lambda: Journal.open(books.directory, max_commit_bytes=CAP), within="recover")
@@ -169,8 +170,9 @@ def test_a_store_that_was_half_destroyed_begins_anew_under_a_higher_number(
     books.check()
 
 
+@pytest.mark.lines
 def test_a_new_beginning_that_is_killed_at_any_line_is_done_by_the_next(books: Books) -> None:
-    for step in itertools.count(1, 7):
+    for step in chosen_lines(7):
         books.journal.retire()
         books.journal.close()
         killed = killed_at_line(step, lambda: Journal.open(books.directory, max_commit_bytes=CAP), within="recover")
@@ -203,10 +205,11 @@ def test_an_open_reader_follows_where_each_new_server_scans(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("no_boot_id")
+@pytest.mark.lines
 def test_an_open_reader_reads_on_while_a_scan_is_under_way_or_was_killed(tmp_path: Path) -> None:
     with Books(tmp_path) as books:
         books.commit(*((f"key-{number}", 1, number) for number in range(3)), ("all", 1, None))
-        for step in itertools.count(1, 8):
+        for step in chosen_lines(8):
             books.journal.close()
             killed = killed_at_line(step, lambda: Journal.open(tmp_path, max_commit_bytes=CAP), within="recover")
             assert events(books.reader, "all") == books.streams["all"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from books import CAP, Books, commit, events, leave_unpublished, pretend_reboot, set_word, word
-from processes import kill, killed_at_line, named_target, other_package, output_of, servers_of
+from processes import chosen_lines, kill, killed_at_line, named_target, other_package, output_of, servers_of
 
 import maestro_shm as ms
 from maestro_shm.errors import CorruptLogError, StoreUnavailableError
@@ -139,11 +139,9 @@ def test_commits_that_waited_for_the_disk_are_undone_together(waiting: Books) ->
     waiting.check()
 
 
+@pytest.mark.lines
 def test_an_undoing_of_several_commits_that_is_killed_at_any_line_is_done_by_the_next(tmp_path: Path) -> None:
-    step = 0
-    killed = True
-    while killed:
-        step += 5
+    for step in chosen_lines(5):
         with Books(_empty(tmp_path / str(step)), waits_for_disk=True) as books:
             books.commit(("a", 1, None), ("b", 1, None))
             books.journal.settle()
@@ -156,6 +154,8 @@ def test_an_undoing_of_several_commits_that_is_killed_at_any_line_is_done_by_the
             books.commit(("a", 2, "new"), ("new-3", 1, "new"))
             books.journal.settle()
             books.check()
+        if not killed:
+            break
     assert step > 20
 
 

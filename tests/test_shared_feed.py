@@ -60,6 +60,7 @@ def test_a_cut_tells_the_same_last_position_whatever_is_committed_afterwards(boo
     assert [sum(map(len, cut.feed(ALL))) for cut in cuts] == [0, 1, 3, 6, 10]
 
 
+@pytest.mark.lines
 def test_the_feed_is_whole_whichever_line_the_server_was_killed_at(books: Books) -> None:
     books.commit(("a", 1, None))
     for step in kill_everywhere(books, lambda: commit(books.journal, ("a", 2, None), ("b", 1, None)), within="_append"):

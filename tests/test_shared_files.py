@@ -30,7 +30,7 @@ from books import (
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from processes import killed_at_line
+from processes import chosen_lines, killed_at_line
 
 import maestro_shm as ms
 from maestro_shm import validation
@@ -255,6 +255,7 @@ def test_a_reader_with_an_older_cut_sees_nothing_of_a_later_commit(books: Books)
 # Recovery: the writer is killed before each single line that it runs
 
 
+@pytest.mark.lines
 def test_a_commit_whose_writer_was_killed_at_any_line_is_undone(books: Books) -> None:
     books.commit(("a", 1, "first"), ("b", 1, "first"))
     books.snapshot("a", 1, "first")
@@ -272,6 +273,7 @@ def test_a_commit_whose_writer_was_killed_at_any_line_is_undone(books: Books) ->
     books.check()
 
 
+@pytest.mark.lines
 def test_what_is_committed_after_a_kill_at_any_line_survives_growth(books: Books) -> None:
     rows = [(f"lost-{i}", 1, i) for i in range(3)]
     for step in kill_everywhere(books, lambda: commit(books.journal, *rows), within="claim"):
@@ -285,6 +287,7 @@ def test_what_is_committed_after_a_kill_at_any_line_survives_growth(books: Books
     books.check()
 
 
+@pytest.mark.lines
 def test_a_slot_of_the_index_that_was_half_taken_at_a_kill_leads_nobody_astray(books: Books) -> None:
     def key_in(first: int, end: int, used: set[str]) -> str:
         for number in itertools.count():
@@ -295,7 +298,7 @@ def test_a_slot_of_the_index_that_was_half_taken_at_a_kill_leads_nobody_astray(b
         raise AssertionError
 
     used: set[str] = set()
-    for step in itertools.count(1):
+    for step in chosen_lines():
         # Growth goes from the first slot to the last: the key that was lost comes last, its place in the log first.
         lost, kept = key_in(900, 1000, used), key_in(0, 100, used)
         killed = killed_at_line(step, lambda: commit(books.journal, (lost, 1, "lost")), within="_take")  # noqa: B023 (called at once)
@@ -336,6 +339,7 @@ def test_the_slot_of_an_undone_key_is_used_again(books: Books) -> None:
     books.check()
 
 
+@pytest.mark.lines
 def test_a_kill_at_any_line_of_taking_a_used_slot_costs_no_other_stream_anything(books: Books) -> None:
     # Growth goes from the first slot to the last: what the used slot leads to comes after the stream's own.
     (old, new, *_), (kept,) = keys_in(range(900, 1000), 3), keys_in(range(100))
@@ -353,6 +357,7 @@ def test_a_kill_at_any_line_of_taking_a_used_slot_costs_no_other_stream_anything
     assert books.reader.last_sequence(old) is None
 
 
+@pytest.mark.lines
 def test_a_snapshot_whose_writer_was_killed_at_any_line_is_undone(books: Books) -> None:
     books.commit(("a", 1, None))
     books.snapshot("a", 1, "old")
@@ -364,9 +369,10 @@ def test_a_snapshot_whose_writer_was_killed_at_any_line_is_undone(books: Books) 
     books.check()
 
 
+@pytest.mark.lines
 def test_an_index_whose_writer_was_killed_at_any_line_of_its_publication_holds_everything(tmp_path: Path) -> None:
     outcomes = set()
-    for step in itertools.count(1, 2):
+    for step in chosen_lines(2):
         (tmp_path / str(step)).mkdir()
         with Books(tmp_path / str(step)) as books:
             books.commit(*((f"key-{number}", 1, number) for number in range(508)))
@@ -385,9 +391,10 @@ def test_an_index_whose_writer_was_killed_at_any_line_of_its_publication_holds_e
     assert outcomes == {False, True}
 
 
+@pytest.mark.lines
 def test_a_recovery_that_is_killed_at_any_line_is_done_by_the_next(books: Books) -> None:
     books.commit(("a", 1, None))
-    for step in itertools.count(1, 3):
+    for step in chosen_lines(3):
         end = word(books.directory, head.PUBLISHED)
         leave_unpublished(books, ("a", 2, "undone"), ("new", 1, None))
         books.journal.close()
@@ -423,10 +430,11 @@ def test_a_reader_that_was_stopped_on_its_way_to_an_undone_record_finds_the_one_
     books.check()
 
 
+@pytest.mark.lines
 def test_a_rebuild_that_is_killed_at_any_line_is_done_by_the_next(books: Books) -> None:
     books.commit(("a", 1, None), ("b", 1, None))
     books.commit(("a", 2, None))
-    for step in itertools.count(1, 5):
+    for step in chosen_lines(5):
         books.close()
         pretend_reboot(books.directory)
         killed = killed_at_line(step, lambda: Journal.open(books.directory, max_commit_bytes=CAP), within="recover")
@@ -438,8 +446,9 @@ def test_a_rebuild_that_is_killed_at_any_line_is_done_by_the_next(books: Books) 
     assert step > 30
 
 
+@pytest.mark.lines
 def test_a_creation_that_is_killed_at_any_line_is_done_by_the_next(tmp_path: Path) -> None:
-    for step in itertools.count(1, 5):
+    for step in chosen_lines(5):
         directory = tmp_path / str(step)
         directory.mkdir()
         killed = killed_at_line(
@@ -455,6 +464,7 @@ def test_a_creation_that_is_killed_at_any_line_is_done_by_the_next(tmp_path: Pat
     assert step > 30
 
 
+@pytest.mark.lines
 def test_a_reset_that_is_killed_at_any_line_is_undone_or_finished(books: Books) -> None:
     books.commit(("a", 1, None), ("b", 1, None))
     outcomes = set()
@@ -766,7 +776,6 @@ def test_a_commit_without_room_is_refused_whole_whichever_allocation_fails(
             refused = _write_with_failure(books, number, monkeypatch)
             books.check()
             books.commit(*((f"later-{i}", 1, i) for i in range(3_000)))
-            books.check()
             books.reopen()
             books.check()
         if not refused:

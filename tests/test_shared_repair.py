@@ -29,7 +29,7 @@ from books import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import kill, killed_at_line, named_target
+from processes import chosen_lines, kill, killed_at_line, named_target
 
 import maestro_shm as ms
 from maestro_shm import __main__ as command_line
@@ -896,12 +896,13 @@ def damage_next(books: Books, step: int) -> Kept:
 
 @pytest.mark.parametrize(("within", "every"), [("_repair", 97), ("publish", 1)])
 @pytest.mark.parametrize("header", ["there", "missing"])
+@pytest.mark.lines
 def test_a_repair_that_is_killed_at_any_line_has_changed_nothing_or_all(
     books_in_memory: Books, within: str, every: int, header: str
 ) -> None:
     books = books_in_memory
     books.journal.close()
-    for step in itertools.count(1, every):
+    for step in chosen_lines(every):
         expected = damage_next(books, step * 10)
         number = word(books.directory, head.INCARNATION)
         if header == "missing":
@@ -945,9 +946,10 @@ def test_a_repair_that_is_killed_as_it_removes_what_a_killed_one_left_leaves_eno
         shutil.rmtree(books.directory / f"damaged-{number}")
 
 
+@pytest.mark.lines
 def test_a_reader_follows_a_repair_that_was_killed_as_soon_as_there_is_a_server_again(books_in_memory: Books) -> None:
     books = books_in_memory
-    for step in itertools.count(1):
+    for step in chosen_lines():
         damage_next(books, step * 10)
         assert books.reader.last_sequence("b") == step * 10 + 10
         number = word(books.directory, head.INCARNATION)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from books import (
     truncate,
     word,
 )
-from processes import kill, killed_at_line
+from processes import chosen_lines, kill, killed_at_line
 from store_contract import in_threads
 
 import maestro_shm as ms
@@ -99,6 +98,7 @@ def test_the_first_truncation_keeps_older_versions_out(books: Books) -> None:
     assert word(books.directory, head.FORMAT) == 1
 
 
+@pytest.mark.lines
 def test_a_truncation_whose_writer_was_killed_at_any_line_is_done_or_not(books: Books) -> None:
     steps = 0
 
@@ -289,9 +289,10 @@ def test_a_wrong_number_of_truncated_events_is_found(books: Books, value: int) -
     books.check()
 
 
+@pytest.mark.lines
 def test_a_repair_while_a_truncation_is_not_published_finds_no_damage(books: Books) -> None:
     books.truncate("a", 4)
-    for step in itertools.count(1):
+    for step in chosen_lines():
         killed = killed_at_line(step, lambda: truncate(books.journal, books.reader, "a", 7), within="_append")
         books.journal.close()
         assert repair(books.directory).is_whole, step

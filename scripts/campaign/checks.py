@@ -11,13 +11,14 @@ from campaign.exactly_once import calls, replies
 from campaign.files import damage, fullness
 from campaign.histories import histories
 from campaign.hostile import frames, intruders, silence
-from campaign.kills import cycles, kills, workers
+from campaign.kills import cycles, kills, lines, workers
 from campaign.postgres import postgres
 from campaign.power import losses
 from campaign.views import views
 
 ALL: Final[dict[str, Check]] = {
     "kills": kills.check,
+    "lines": lines.check,
     "compactions": compactions.check,
     "replies": replies.check,
     "calls": calls.check,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.compactions import faulty_copies
 from campaign.compactions.siege import Outcome, besiege
 from campaign.compactions.stage import Stage
@@ -25,7 +26,7 @@ def check(run: Run) -> Iterator[Finding]:
     outcomes = [outcome for number in range(run.count(full=3, quick=1)) for outcome in _besiege_all(run, number, kills)]
     faults = [fault for outcome in outcomes for fault in outcome.faults]
     planted = _planted(run)
-    missed = [name for number, name in enumerate(planted) if not _is_caught(run, number, name)]
+    missed = [name for number, name in enumerate(planted) if not comes_to_light(partial(_is_caught, run, number, name))]
     stages = sum((outcome.stages for outcome in outcomes), Counter[Stage]())
     is_all_hit = run.quick or all(stages[stage] for stage in (Stage.COPY, Stage.SWITCH))
     yield Finding(
@@ -53,8 +54,8 @@ def _planted(run: Run) -> list[str]:
     return run.random("planted").sample(2 * faulty_copies.NAMES, run.count(full=2 * len(faulty_copies.NAMES), quick=2))
 
 
-def _is_caught(run: Run, number: int, name: str) -> bool:
-    choices = run.random("faulty copies", number)
+def _is_caught(run: Run, number: int, name: str, attempt: int) -> bool:
+    choices = run.random("faulty copies", number, attempt)
     with faulty_copies.in_copies(name):
         outcome = besiege(new_target(), options.PROCESS, choices, looks=_LOOKS, patience=_HASTE)
     return bool(outcome.faults)

@@ -19,7 +19,7 @@ from processes import PATIENCE, named_target
 from relay import Cut, Fault, Relay
 
 import maestro_shm as ms
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.exactly_once.at_work import threads_at_work
 from campaign.exactly_once.by_mail import commit_by_mail, forget_what_was_sent
 from campaign.exactly_once.drafts import Draft, Drafter, Told, told_by
@@ -56,7 +56,7 @@ def _finding(
     purpose: str,
     count: int,
     work: Callable[[Work], Done],
-    catches_one: Callable[[Run], bool] | None = None,
+    catches_one: Callable[[Run, int], bool] | None = None,
 ) -> Finding:
     faults: Counter[str] = Counter()
     counted: Counter[str] = Counter()
@@ -79,7 +79,7 @@ def _finding(
             found += caught(run.random(purpose, "planted"), plants, commits, frames)
             planted += plants
     if catches_one is not None:
-        found += catches_one(run)
+        found += comes_to_light(partial(catches_one, run))
         planted += 1
     done = counted[purpose]
     told = ", ".join(f"{number:,} {name}" for name, number in sorted(counted.items()))
@@ -94,10 +94,10 @@ def _finding(
     )
 
 
-def _catches_one_by_mail(run: Run) -> bool:
+def _catches_one_by_mail(run: Run, attempt: int) -> bool:
     """Whether it is found out that a client sends again as if it were the first time."""
     with named_target() as target, multiprocessing.get_context("spawn").Pool(1) as pool:
-        commits, _ = pool.apply(forget_what_was_sent, ((target, run.random("mailed", "forgetful"), 10),))
+        commits, _ = pool.apply(forget_what_was_sent, ((target, run.random("mailed", "forgetful", attempt), 10),))
         return bool(faults_of(commits, frames_of(path_of(target)))["own"])
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import resource
+import socket
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
 from processes import Fork, cleaned_up
 
 import maestro_shm as ms
-from campaign.check import Finding
+from campaign.check import Finding, comes_to_light
 from campaign.hostile import crowd
 from campaign.hostile.conversation import Ended
 from campaign.hostile.served import Served, processor_seconds
@@ -35,7 +37,7 @@ _PATIENCE: Final = 3.0
 
 def exhaustion() -> Finding:
     faults, share, attempts = _exhaust()
-    caught = [kind for kind, plant in _PLANTED.items() if kind in _exhaust(plant)[0]]
+    caught = [kind for kind in _PLANTED if comes_to_light(partial(_is_caught, kind))]
     for kind in set(_PLANTED) - set(caught):
         print(f"  not caught: {kind}")
     return Finding(
@@ -46,6 +48,10 @@ def exhaustion() -> Finding:
         planted=f"{len(caught)} of {len(_PLANTED)}",
         caught_all=len(caught) == len(_PLANTED),
     )
+
+
+def _is_caught(kind: str, _attempt: int) -> bool:
+    return kind in _exhaust(_PLANTED[kind])[0]
 
 
 def _exhaust(plant: Callable[[], object] = int) -> tuple[list[str], float, int]:
@@ -62,7 +68,7 @@ def _exhaust(plant: Callable[[], object] = int) -> tuple[list[str], float, int]:
             if not _commit(store, _BODY):
                 faults.append("honest commits fail")
             _leave(served, 0)
-            waiting = [guests.enter_context(crowd.stranger(served)) for _ in range(_TURNED_AWAY)]
+            waiting = list(_come(served, guests, _TURNED_AWAY))
             share = _share_of_spinning(served)
             if share > 0.5:
                 faults.append("spins")
@@ -92,6 +98,13 @@ def _fill(served: Served, guests: ExitStack) -> int:
         except (Ended, TimeoutError):
             return number
     raise AssertionError("a server took more clients than it may have descriptors")
+
+
+def _come(served: Served, guests: ExitStack, count: int) -> Iterator[socket.socket]:
+    """Strangers at the door, but for those who find none."""
+    for _ in range(count):
+        with suppress(ConnectionRefusedError):
+            yield guests.enter_context(crowd.stranger(served))
 
 
 def _commit(store: ms.Store, body: bytes) -> bool:

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final, NoReturn
@@ -19,7 +20,7 @@ from typing import Any, Final, NoReturn
 from processes import Fork, is_gone, wait_until
 
 import maestro_shm as ms
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.hostile.conversation import cuts, pieces
 from campaign.hostile.mutations import Mutator
 from campaign.hostile.served import Served
@@ -175,7 +176,7 @@ def at_the_client(run: Run) -> Finding:
     real = Siege(run, "real")
     real.go(run.count(full=200_000, quick=2_000))
     print("  " + ", ".join(f"{count:,} clients {kind}" for kind, count in real.outcomes.most_common()))
-    caught = [name for name, (plant, kind) in _PLANTED.items() if _catches(run, name, plant, kind)]
+    caught = [name for name in _PLANTED if comes_to_light(partial(_catches, run, name))]
     for name in set(_PLANTED) - set(caught):
         print(f"  not caught: {name}")
     wrong = sum(count for kind, count in real.faults.items() if kind not in ("deceived", "late", "unpickled"))
@@ -190,8 +191,9 @@ def at_the_client(run: Run) -> Finding:
     )
 
 
-def _catches(run: Run, name: str, plant: Callable[[], object], kind: str) -> bool:
-    planted = Siege(run, name, plant, patience=1)
+def _catches(run: Run, name: str, attempt: int) -> bool:
+    plant, kind = _PLANTED[name]
+    planted = Siege(run, f"{name} {attempt}", plant, patience=1)
     planted.go(20 * _SILENT)  # it ends with the first fault
     return planted.faults[kind] > 0
 

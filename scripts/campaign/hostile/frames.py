@@ -6,9 +6,10 @@ import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.hostile.assault import HONEST, Assault
 from campaign.hostile.false_server import at_the_client
 from campaign.planting import exchange
@@ -33,7 +34,7 @@ def _at_the_server(run: Run) -> Finding:
     print("  " + ", ".join(f"{count:,} {kind}" for kind, count in real.record.outcomes.most_common()))
     for kind, example in real.record.examples.items():
         print(f"  {kind}: {example}")
-    caught = [name for name, (plant, kinds) in _PLANTED.items() if _catches(run, name, plant, kinds)]
+    caught = [name for name in _PLANTED if comes_to_light(partial(_catches, run, name))]
     for name in set(_PLANTED) - set(caught):
         print(f"  not caught: {name}")
     others = ", ".join(f"{count} {kind}" for kind, count in real.faults.items() if kind != "died") or "no other fault"
@@ -49,8 +50,9 @@ def _at_the_server(run: Run) -> Finding:
     )
 
 
-def _catches(run: Run, name: str, plant: Callable[[], object], kinds: tuple[str, ...]) -> bool:
-    planted = Assault(run, name, plant, _PLANTED_PATIENCE, most_faults=1)
+def _catches(run: Run, name: str, attempt: int) -> bool:
+    plant, kinds = _PLANTED[name]
+    planted = Assault(run, f"{name} {attempt}", plant, _PLANTED_PATIENCE, most_faults=1)
     planted.go(_PLANTED_MESSAGES)
     return any(planted.faults[kind] for kind in kinds)
 

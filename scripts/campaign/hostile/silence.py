@@ -15,7 +15,7 @@ from typing import Final
 from processes import wait_until
 
 import maestro_shm as ms
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.hostile import crowd
 from campaign.hostile.exhaustion import exhaustion
 from campaign.hostile.served import Served
@@ -48,7 +48,7 @@ def silence(run: Run) -> Iterator[Finding]:
 def _latency(run: Run) -> Finding:
     turns, commits = run.count(full=25, quick=9), run.count(full=3_000, quick=500)
     slower, alone, beside = _slowdown(turns, commits)
-    caught = _slowdown(3, 10, _answer_the_slower_the_more_there_are)[0] > _AT_MOST_SLOWER
+    caught = comes_to_light(lambda _: _slowdown(3, 10, _answer_the_slower_the_more_there_are)[0] > _AT_MOST_SLOWER)
     return Finding(
         figure=f"p99 of {commits:,} honest commits beside {_SILENT} silent clients and a deaf one, in {turns} turns",
         goal=f"at most {_AT_MOST_SLOWER:g} times that without{run.unless_judged}",
@@ -102,9 +102,9 @@ def _answer_the_slower_the_more_there_are() -> None:
 def _departure() -> Finding:
     memory, descriptors, undropped = _left_behind(_LEAVE_SECONDS)
     caught = [
-        _left_behind(_SHORT, _keep_connections)[1] > 0,  # as the real one is judged
-        _left_behind(_SHORT, _keep_memory)[0] > _SPARE_MEMORY,
-        _left_behind(_SHORT, _wait_for_ever)[2] > 0,
+        comes_to_light(lambda _: _left_behind(_SHORT, _keep_connections)[1] > 0),  # as the real one is judged
+        comes_to_light(lambda _: _left_behind(_SHORT, _keep_memory)[0] > _SPARE_MEMORY),
+        comes_to_light(lambda _: _left_behind(_SHORT, _wait_for_ever)[2] > 0),
     ]
     return Finding(
         figure=f"what {_SILENT} silent clients leave behind after {_LEAVE_SECONDS:g} s; "

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from processes import PATIENCE, Fork, kill
 
 import maestro_shm as ms
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.kills.footprint import private_directories, servers_of_creator
 from campaign.kills.notebook import Notebook
 from campaign.planting import servers_begin_with
@@ -45,7 +45,7 @@ def check(run: Run) -> Iterator[Finding]:
     ]
     creating, swept = sum(one.creating for one in killed), sum(one.swept for one in killed)
     wrong = [fault for one in killed for fault in one.faults]
-    caught = sum(_is_caught(choices) for _ in range(faults))
+    caught = sum(comes_to_light(partial(_is_caught, choices)) for _ in range(faults))
     yield Finding(
         f"the creator of a private store killed {len(killed)} times, {creating} of them while it connected; {swept} "
         "times it left files that the next one swept",
@@ -93,7 +93,7 @@ def _leavings(creator: str) -> list[str]:
     return servers + [str(path) for path in private_directories(creator)]
 
 
-def _is_caught(choices: random.Random) -> bool:
+def _is_caught(choices: random.Random, _attempt: int) -> bool:
     """Whether a server is found out that goes on without its creator."""
     with servers_begin_with(_BLIND):
         killed = _kill_a_creator(choices.uniform(0, 0.1), _HASTE, when_connected=True)

@@ -6,12 +6,13 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 from processes import cleaned_up, is_gone, servers_of
 
 import maestro_shm as ms
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.kills.stores import new_target
 from campaign.kills.terminal import CONTROL_C, Terminal
 from maestro_shm.shared.store import path_of
@@ -60,7 +61,7 @@ def check(run: Run) -> Iterator[Finding]:
     ended = [_end_a_program(choices, _ENDS[number % len(_ENDS)]) for number in range(count)]
     wrong = [fault for one in ended for fault in one.faults]
     connecting = sum(one.connecting for one in ended)
-    caught = sum(_is_caught(number, choices) for number in range(faults))
+    caught = sum(comes_to_light(partial(_is_caught, number, choices)) for number in range(faults))
     yield Finding(
         f"a program ended at its terminal {len(ended)} times by Ctrl-C or a hang-up, {connecting} of them while it "
         "connected",
@@ -129,7 +130,7 @@ def _faults_of_store(target: str, servers: list[int], acknowledged: list[int]) -
     return faults
 
 
-def _is_caught(number: int, choices: random.Random) -> bool:
+def _is_caught(number: int, choices: random.Random, _attempt: int) -> bool:
     """Whether a server is found out that is in the program's session, and hears what that hears."""
     planted = _IN_THE_FOREGROUND + (_HEARS_CONTROL_C if number % 2 else "")
     how = _ENDS[0] if number % 2 else _ENDS[2]

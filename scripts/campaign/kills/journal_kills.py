@@ -11,7 +11,7 @@ from typing import Final
 
 from processes import PATIENCE, Fork
 
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.kills import damage, faulty_journal
 from campaign.kills.notebook import Notebook
 from campaign.kills.stores import PLACES, store_in
@@ -72,15 +72,15 @@ def torment(directory: Path, choices: random.Random, kills: int) -> tuple[Counts
 
 def _caught(count: int, choices: random.Random) -> int:
     """How many of so many planted faults are found: faulty journals and damaged files in turns."""
-    caught = 0
-    for number in range(count):
-        with store_in(list(PLACES.values())[number // 2 % 2]) as directory:
-            caught += is_caught(number, choices, directory)
-    return caught
+    return sum(comes_to_light(partial(_is_caught, number, choices)) for number in range(count))
 
 
-def is_caught(number: int, choices: random.Random, directory: Path) -> bool:
-    with Notebook() as notebook, contextlib.closing(Torment(directory, choices, resets=False)) as subject:
+def _is_caught(number: int, choices: random.Random, _attempt: int) -> bool:
+    with (
+        store_in(list(PLACES.values())[number // 2 % 2]) as directory,
+        Notebook() as notebook,
+        contextlib.closing(Torment(directory, choices, resets=False)) as subject,
+    ):
         while subject.counts.steps < _STEPS_BEFORE:
             subject.kill_once(notebook)
         subject.check_all()

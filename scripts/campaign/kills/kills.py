@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from functools import partial
 
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.kills import faulty_journal, forgeries, journal_kills
 from campaign.kills.server_kills import Siege, besiege, told
 from campaign.kills.stores import PLACES, new_target, store_in
@@ -24,7 +25,7 @@ def _check_servers(run: Run) -> Iterator[Finding]:
     faults = [fault for siege in sieges for fault in siege.faults]
     forged, faulty = run.count(full=105, quick=21), run.count(full=20, quick=2)
     caught = forgeries.caught(sieges[0].history, forged, run.random("forgeries"))
-    caught += sum(is_caught(run, number, signal.SIGKILL) for number in range(faulty))
+    caught += sum(comes_to_light(partial(is_caught, run, number, signal.SIGKILL)) for number in range(faulty))
     yield Finding(
         f"whole stack: the server of 8 writers, half the times in shared memory, half on disk, killed {told(sieges)}",
         f"0 in {2 * kills:,} kills",
@@ -46,9 +47,9 @@ def besiege_all(run: Run, kills: int, number: signal.Signals) -> list[Siege]:
         ]
 
 
-def is_caught(run: Run, fault: int, number: signal.Signals) -> bool:
+def is_caught(run: Run, fault: int, number: signal.Signals, attempt: int) -> bool:
     """Whether a server whose journal does something wrong at every fifth commit is found out."""
-    choices = run.random("faulty", fault, number)
+    choices = run.random("faulty", fault, number, attempt)
     with faulty_journal.in_servers(faulty_journal.NAMES[fault % len(faulty_journal.NAMES)], chance=0.2):
         siege = besiege(new_target(), choices, kills=2, writers=2, number=number, moments=("busy",), least=200)
         return bool(siege.faults)

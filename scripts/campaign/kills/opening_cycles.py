@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from processes import PATIENCE, Program, cleaned_up
 
 import maestro_shm as ms
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.kills import openings
 from campaign.kills.stores import PLACES, new_target, store_in
 from maestro_shm.shared.store import path_of
@@ -32,7 +32,7 @@ def check(run: Run) -> Iterator[Finding]:
     done, left = _cycle_all(cycles)
     faults = run.count(full=10 * len(openings.FAULTS), quick=3)
     names = run.random("openings").sample(list(openings.FAULTS) * 10, faults)
-    caught = sum(_is_caught(name, run.random("opening", number)) for number, name in enumerate(names))
+    caught = sum(comes_to_light(partial(_is_caught, run, name, number)) for number, name in enumerate(names))
     yield Finding(
         "open, commit, read, close: "
         + ", ".join(f"{done[kind]:,} times a {kind} {'store' if kind == 'private' else 'one'}" for kind in cycles),
@@ -83,7 +83,8 @@ def _left_of_destroyed(targets: list[str]) -> list[str]:
     return [f"{path_of(target)} is there after it was destroyed" for target in targets if path_of(target).exists()]
 
 
-def _is_caught(fault: str, choices: random.Random) -> bool:
+def _is_caught(run: Run, fault: str, number: int, attempt: int) -> bool:
+    choices = run.random("opening", number, attempt)
     with ExitStack() as stack:
         target = choices.choice(("", new_target()))
         if target:

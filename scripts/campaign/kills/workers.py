@@ -16,7 +16,7 @@ from unittest import mock
 from processes import PATIENCE, Fork, cleaned_up, is_gone, wait_until
 
 import maestro_shm as ms
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.kills import gauges, logbook, victims, writer
 from campaign.kills.audit import Outcome, Sent, faults_of
 from campaign.kills.faulty_servers import WHEN_DROPPING
@@ -52,7 +52,7 @@ def check(run: Run) -> Iterator[Finding]:
     outrage = _kill_workers(run.random("workers"), kills, PATIENCE)
     faults = run.count(full=5 * len(_FAULTS), quick=2)
     choices = run.random("planted")
-    caught = sum(fault.is_caught(choices) for fault in choices.sample(_FAULTS * 5, faults))
+    caught = sum(comes_to_light(partial(fault.is_caught, choices)) for fault in choices.sample(_FAULTS * 5, faults))
     found = [*outrage.effects, *outrage.leaks]
     memory = f"memory {outrage.before.memory >> 10:,} KiB before and {outrage.after.memory >> 10:,} after"
     yield Finding(
@@ -172,7 +172,7 @@ class _Fault(NamedTuple):
     stays: Victim | None = None
     source: str = ""
 
-    def is_caught(self, choices: random.Random) -> bool:
+    def is_caught(self, choices: random.Random, _attempt: int) -> bool:
         with servers_begin_with(self.source):
             outrage = _kill_workers(choices, 2 * len(victims.KINDS), _HASTE, self.stays)
         return bool(outrage.leaks or outrage.effects)

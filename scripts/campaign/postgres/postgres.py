@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from campaign.check import Finding, Run, SkippedError
+from campaign.check import Finding, Run, SkippedError, comes_to_light
 from campaign.exactly_once.outcomes import Conflict
 from campaign.exactly_once.planted_outcomes import caught
 from campaign.postgres.postgres_plants import OF_REPEATING, OF_RESENDING
@@ -14,6 +16,8 @@ from campaign.postgres.promotions import Promotions
 from campaign.postgres.restarts import Restarts
 from campaign.postgres.stored import frames_of
 from campaign.postgres.terminations import ALL_HASTY, PATIENCES, Terminations, hesitating_server
+
+_Trial = Terminations | Restarts | Promotions
 
 
 def check(run: Run) -> Iterator[Finding]:
@@ -36,8 +40,9 @@ def _check_terminations(run: Run) -> Finding:
         found = caught(run.random("terminations", "planted"), histories, done.commits, frames)
         plants = [(plant, PATIENCES) for plant in OF_RESENDING] + [(plant, ALL_HASTY) for plant in OF_REPEATING]
         for number, (plant, patiences) in enumerate(plants * each):
+            end_sessions = partial(Terminations, server, count=30, patiences=patiences)
             with plant():
-                found += _is_caught(Terminations(server, run.random("terminations", number), 30, patiences))
+                found += _catches(end_sessions, run.random("terminations", number))
     planted = histories + len(plants) * each
     conflicts = sum(type(commit.outcome) is Conflict for commit in done.commits)
     return Finding(
@@ -57,7 +62,10 @@ def _check_restarts(run: Run) -> Finding:
     trial = Restarts(run.random("restarts"), count)
     faults = trial.faults()
     lazy = {"synchronous_commit": "off", "wal_writer_delay": "10s"}
-    found = sum(_is_caught(Restarts(run.random("restarts", number), 1, **lazy)) for number in range(plants))
+    found = sum(
+        _catches(lambda choices: Restarts(choices, 1, **lazy), run.random("restarts", number))
+        for number in range(plants)
+    )
     return Finding(
         figure=f"{count:,} restarts of a server under 8 writers, {trial.crashes:,} of them crashes",
         goal="0 acknowledged lost, nothing else wrong",
@@ -74,7 +82,10 @@ def _check_promotions(run: Run) -> Finding:
     trial = Promotions(run.random("promotions"), count)
     faults = trial.faults()
     hasty = "-csynchronous_commit=local"
-    found = sum(_is_caught(Promotions(run.random("promotions", number), 1, hasty)) for number in range(plants))
+    found = sum(
+        _catches(lambda choices: Promotions(choices, 1, hasty), run.random("promotions", number))
+        for number in range(plants)
+    )
     return Finding(
         figure=f"{count:,} primaries lost, their replicas promoted, under 4 writers, a subscription, 2 consumers",
         goal="0 acknowledged lost, each event followed once and consumed",
@@ -87,7 +98,11 @@ def _check_promotions(run: Run) -> Finding:
     )
 
 
-def _is_caught(trial: Terminations | Restarts | Promotions) -> bool:
+def _catches(begin: Callable[[random.Random], _Trial], choices: random.Random) -> bool:
+    return comes_to_light(lambda _: _is_caught(begin(choices)))
+
+
+def _is_caught(trial: _Trial) -> bool:
     """A store that goes back meanwhile may be too much for a writer, too."""
     try:
         return bool(trial.faults())

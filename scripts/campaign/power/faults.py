@@ -34,6 +34,8 @@ class Fault:
     """In place of recovery's own, also after the power has gone."""
     taste: Taste | None = None
     """What lives bring it to light soon; None for all kinds."""
+    is_rare: bool = False
+    """Whether no lives do, but some of tens of thousands of states: a quick run is too short for it."""
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
@@ -125,6 +127,6 @@ ALL: Final = (
     Fault("a log comes before its unfinished header's name", forgets=_of_the_unfinished_headers_name, taste=BEGINNING),
     Fault("key and settings are not flushed", forgets=_while("make", "")),
     Fault("a void mark is not flushed", forgets=_while("Log.flush_void", "log"), taste=OFTEN_KILLED),
-    Fault("an old void mark is stepped over", replay=_replay_past_old_void_marks, taste=ALIKE_AND_KILLED),
+    Fault("an old void mark is stepped over", replay=_replay_past_old_void_marks, taste=ALIKE_AND_KILLED, is_rare=True),
     Fault("an epoch is used before it is flushed", forgets=_while("Journal.__init__", "header"), taste=ALIKE),
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
-from campaign.check import Finding, Run
+from campaign.check import Finding, Run, comes_to_light
 from campaign.views import view_plants
 from campaign.views.banking import Bank
 from campaign.views.consuming import Consumption
@@ -33,7 +34,7 @@ def _check_projecting(run: Run) -> Finding:
         f"killed, {trial.servers} times the server",
         faults,
         view_plants.OF_PROJECTIONS,
-        lambda number: Projecting(run.random("projecting", number), 3_000, 12).faults(),
+        lambda *number: Projecting(run.random("projecting", *number), 3_000, 12).faults(),
     )
 
 
@@ -47,7 +48,7 @@ def _check_consuming(run: Run) -> Finding:
         f"is killed, {trial.servers} times the server",
         faults,
         view_plants.OF_CONSUMERS,
-        lambda number: Consumption(run.random("consuming", number), 1_500, 12).faults(),
+        lambda *number: Consumption(run.random("consuming", *number), 1_500, 12).faults(),
     )
 
 
@@ -61,18 +62,18 @@ def _check_bank(run: Run) -> Finding:
         f"{trial.servers} times the server; the money was counted {trial.counts:,} times meanwhile",
         faults,
         view_plants.OF_BANKS,
-        lambda number: Bank(run.random("bank", number), 3, 3).faults(),
+        lambda *number: Bank(run.random("bank", *number), 3, 3).faults(),
     )
 
 
 def _finding(
-    run: Run, figure: str, faults: list[str], plants: Sequence[Plant], attempt: Callable[[int], list[str]]
+    run: Run, figure: str, faults: list[str], plants: Sequence[Plant], attempt: Callable[[int, int], list[str]]
 ) -> Finding:
     each = run.count(full=5, quick=1)
     caught = 0
     for number, plant in enumerate(plant for plant in plants for _ in range(each)):
         with plant():
-            caught += bool(attempt(number))
+            caught += comes_to_light(partial(attempt, number))
     planted = len(plants) * each
     return Finding(
         figure,
