@@ -19,9 +19,10 @@ from store_contract import STORES
 
 import maestro_shm as ms
 
-# A busy machine is no fault of an example.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+# A busy machine is no fault of an example. The suite is to be quick; the torture campaign tries more.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=400)
+hypothesis.settings.load_profile("quick")
 
 
 @pytest.fixture(params=STORES)

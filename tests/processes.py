@@ -264,7 +264,7 @@ def in_forks(count: int, work: Callable[[int], T]) -> list[T]:
 def chosen_lines(every: int = 1) -> Iterator[int]:
     """The numbers of the lines to kill a process before: each so manyth, and of these one in three.
 
-    All of these where the environment says so, as for the check "lines" of the torture campaign; the suite is quick.
+    All of these where the environment says so, as for the check "tests" of the torture campaign; the suite is quick.
     """
     return itertools.count(1, every if ALL_LINES in os.environ else 3 * every)
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from interleaving import Interleaving
 from processes import (
@@ -102,7 +102,6 @@ CHOICES = RUNS.map(lambda runs: [choice for who, steps in runs for choice in (wh
 
 
 @given(choices=CHOICES, clients=st.integers(1, 2))
-@settings(max_examples=150)
 def test_nobody_sleeps_for_ever_in_whatever_order_the_sides_go_on(
     tmp_path_factory: pytest.TempPathFactory, choices: list[int], clients: int
 ) -> None:
@@ -112,7 +111,6 @@ def test_nobody_sleeps_for_ever_in_whatever_order_the_sides_go_on(
 
 
 @given(choices=CHOICES, first=st.integers(0, 1))
-@settings(max_examples=150)
 def test_no_request_is_seen_before_one_that_was_posted_earlier(
     tmp_path_factory: pytest.TempPathFactory, choices: list[int], first: int
 ) -> None:

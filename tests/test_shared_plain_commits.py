@@ -74,7 +74,7 @@ def content(journal: Journal) -> dict[str, bytes]:
     return found
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(ids | st.just(""), numbers, payloads), max_size=30))
 def test_a_commit_of_one_event_is_stored_the_plain_way_as_it_is_the_usual_way(
     rows: list[tuple[str, int, bytes]], tmp_path_factory: pytest.TempPathFactory, still: None

@@ -1279,7 +1279,7 @@ def spoiled(kind: str, content: bytes) -> bytes:
     return (filler * len(content))[: len(content)]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(STEPS, min_size=1, max_size=25),
     spans=st.lists(SPANS, max_size=4),

@@ -241,7 +241,7 @@ steps = st.lists(
 
 
 # Each example begins with an empty store.
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(transactions=st.lists(st.tuples(steps, st.booleans()), max_size=8))
 def test_a_table_is_what_a_dict_would_be(
     kept_stores: Callable[[str], ms.Store], store_kind: str, transactions: list[tuple[list[Any], bool]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from campaign import tests
 from campaign.check import Check
 from campaign.compactions import compactions
 from campaign.elections import elections, restarts
@@ -11,14 +12,13 @@ from campaign.exactly_once import calls, replies
 from campaign.files import damage, fullness
 from campaign.histories import histories
 from campaign.hostile import frames, intruders, silence
-from campaign.kills import cycles, kills, lines, workers
+from campaign.kills import cycles, kills, workers
 from campaign.postgres import postgres
 from campaign.power import losses
 from campaign.views import views
 
 ALL: Final[dict[str, Check]] = {
     "kills": kills.check,
-    "lines": lines.check,
     "compactions": compactions.check,
     "replies": replies.check,
     "calls": calls.check,
@@ -35,4 +35,5 @@ ALL: Final[dict[str, Check]] = {
     "cycles": cycles.check,
     "views": views.check,
     "postgres": postgres.check,
+    "tests": tests.check,
 }
