@@ -18,8 +18,8 @@ MAX_ID_BYTES: Final = 2**16 - 1
 
 
 _PLAIN_ID_LENGTH: Final = 64
-_PLAIN_BYTES: Final = 640
-"""With such an id it is within the smallest cap of a commit."""
+PLAIN_ID_BYTES: Final = 4 * _PLAIN_ID_LENGTH
+"""The longest aggregate id of a plain event, in UTF-8."""
 _PLAIN: Final = (int, bool, float, str, type(None))
 
 
@@ -54,15 +54,20 @@ def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:
     return packed
 
 
-def pack_plain(event: Event) -> PackedEvent | None:
+def most_plain_bytes(limit: int) -> int:
+    """How large the payload of a plain event may be, whatever its id, where a commit may have `limit` bytes."""
+    return limit - PLAIN_ID_BYTES - RECORD_OVERHEAD
+
+
+def pack_plain(event: Event, most_bytes: int) -> PackedEvent | None:
     """Check and pack an event that is committed alone, if it is plain; else None, and `pack_events` has to look at it.
 
-    Plain is a small one without timestamp and metadata that breaks no rule. Most commits are of one of these, and what
-    they cost a process is how much code they touch: so this is one function.
+    Plain is one without timestamp that breaks no rule, with a short id and a payload of at most `most_bytes`. Most
+    commits are of one of these, and what they cost a process is how much code they touch: so this is one function.
     """
     if type(event) is not Event:
         return None
-    aggregate_id, sequence, kind = event.aggregate_id, event.sequence, event.type
+    aggregate_id, sequence, kind, metadata = event.aggregate_id, event.sequence, event.type, event.metadata
     if (
         type(aggregate_id) is not str
         or not 0 < len(aggregate_id) <= _PLAIN_ID_LENGTH
@@ -71,7 +76,7 @@ def pack_plain(event: Event) -> PackedEvent | None:
         or type(kind) is not str
         or not kind
         or event.timestamp is not None
-        or event.metadata is not None
+        or (metadata is not None and type(metadata) is not dict)
     ):
         return None
     try:
@@ -79,7 +84,7 @@ def pack_plain(event: Event) -> PackedEvent | None:
         payload = codec.pack_event(event)
     except (codec.UnstorableError, UnicodeEncodeError):
         return None
-    return (aggregate_id, sequence, None, payload) if len(payload) <= _PLAIN_BYTES else None
+    return (aggregate_id, sequence, None, payload) if len(payload) <= most_bytes else None
 
 
 def pack_snapshot(snapshot: Snapshot, limit: int) -> bytes:

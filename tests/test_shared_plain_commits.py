@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import maestro_shm as ms
-from maestro_shm import validation
+from maestro_shm import codec, validation
 from maestro_shm.errors import CorruptLogError, InvalidEventError, StoreError
 from maestro_shm.shared import election, log, plain_commit, positions, wire
 from maestro_shm.shared import header as head
 from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, RECORD_HEADER_BYTES
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import Facts, Log
+from maestro_shm.shared.mailboxes import LARGEST_MESSAGE
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.store import SharedStore
 from maestro_shm.shared.transport import Line
@@ -66,6 +67,15 @@ def usual(journal: Journal, commit_id: bytes, row: tuple[str, int, bytes]) -> An
     return position, timestamp, journal._heads.get(EVENT, aggregate_id.encode())[1]
 
 
+def plain(journal: Journal, commit_id: bytes, row: tuple[str, int, bytes]) -> Any:
+    aggregate_id, sequence, payload = row
+    arguments = commit_id, aggregate_id.encode(), sequence, payload
+    try:
+        return journal.commit_event(*arguments) or journal.commit_lone_event(*arguments)
+    except StoreError as error:
+        return repr(error)
+
+
 def content(journal: Journal) -> dict[str, bytes]:
     found = {}
     for path in journal.directory.iterdir():
@@ -90,11 +100,7 @@ def test_a_commit_of_one_event_is_stored_the_plain_way_as_it_is_the_usual_way(
         for number, row in enumerate(rows):
             commit_id = number.to_bytes(COMMIT_ID_BYTES)
             expected = usual(by_the_usual_way, commit_id, row)
-            aggregate_id, sequence, payload = row
-            answer: Any = by_the_plain_way.commit_event(commit_id, aggregate_id.encode(), sequence, payload)
-            if answer is None:
-                answer = usual(by_the_plain_way, commit_id, row)
-            assert answer == expected
+            assert plain(by_the_plain_way, commit_id, row) == expected
         assert by_the_plain_way.last_position == by_the_usual_way.last_position
         assert content(by_the_plain_way) == content(by_the_usual_way)
     finally:
@@ -229,7 +235,7 @@ def test_a_server_answers_a_plain_message_by_mail_and_by_the_socket(store: ms.St
             message = request(sequence, key, sequence.to_bytes(16), b"\xc0")
             reply = getattr(line, by)(message, time.monotonic() + 30)
             is_plain = reply[:2] == plain_commit.REPLY.to_bytes(2, "little")
-            assert is_plain == ((by, key, refusal) == ("post", b"a", None))
+            assert is_plain == (by == "post" and refusal is None)
             if is_plain:
                 answer: Any = plain_commit.unpack_reply(reply)[1:3]
             else:
@@ -316,13 +322,13 @@ proposed = st.builds(
     type=st.text(max_size=8) | strange,
     body=bodies | st.just("b" * 700) | st.just(object()) | strange,
     timestamp=st.none() | sequences | strange,
-    metadata=st.none() | st.just({"by": "me"}) | strange,
+    metadata=st.none() | st.dictionaries(st.text(), bodies, max_size=2) | strange,
 )
 
 
 @given(event=proposed | st.just("no event"))
 def test_a_plain_event_is_packed_as_any(event: Any) -> None:
-    plain = validation.pack_plain(event)
+    plain = validation.pack_plain(event, validation.most_plain_bytes(1024))
     try:
         packed = validation.pack_events([event], 1024)
     except InvalidEventError:
@@ -333,8 +339,32 @@ def test_a_plain_event_is_packed_as_any(event: Any) -> None:
 
 def test_the_usual_events_are_plain() -> None:
     body = {"amount": 12345, "note": "x" * 150, "tags": ["a", "b"], "ok": True}
-    assert validation.pack_plain(ms.Event("account-1", 7, "deposited", body)) is not None
-    assert validation.pack_plain(ms.Event("счёт-1", 0, "открыт", None)) is not None
+    by_whom = {"correlation_id": "c" * 36, "user": "alice"}
+    for event in (
+        ms.Event("account-1", 7, "deposited", body),
+        ms.Event("account-1", 7, "deposited", body, metadata=by_whom),
+        ms.Event("счёт-1", 0, "открыт", None),
+        ms.Event("document-1", 1, "written", "x" * 7_000),
+    ):
+        assert validation.pack_plain(event, 7_500) is not None
+
+
+@pytest.mark.parametrize("cap", [1024, 4096, 1 << 20])
+def test_events_just_small_enough_to_be_plain_are_stored_and_larger_ones_that_the_cap_has_room_for(cap: int) -> None:
+    longest = "\U0001f600" * 64
+    with ms.connect(max_commit_bytes=cap) as store:
+        assert isinstance(store, SharedStore)
+        sizes = []
+        for sequence in range(1, 25):
+            event = ms.Event(longest, sequence, "made", b"x" * (store._plain_bytes - 22 + sequence))
+            sizes.append(len(codec.pack_event(event)) - store._plain_bytes)
+            if sizes[-1] > 0 and cap < LARGEST_MESSAGE:
+                with pytest.raises(InvalidEventError, match="over the cap"):
+                    store.commit_events([event])
+                continue
+            assert store.commit_events([event]) == store.get_events(longest, sequence)
+        assert sizes[0] < 0 < sizes[-1]
+        assert 0 in sizes
 
 
 # Calls that are interrupted
@@ -485,6 +515,6 @@ def ignore(*_: object) -> None: ...
 
 
 def event_payload() -> bytes:
-    packed = validation.pack_plain(ms.Event("a", 2, "made", None))
+    packed = validation.pack_plain(ms.Event("a", 2, "made", None), 600)
     assert packed is not None
     return packed[3]

@@ -248,6 +248,14 @@ class Journal:
             raise
         return position, timestamp, offset
 
+    def commit_lone_event(self, commit_id: bytes, key: bytes, sequence: int, payload: bytes) -> tuple[int, int, int]:
+        """The same by `commit_events`, where `commit_event` has done nothing: a stream's first event, say.
+
+        Raises as `commit_events` does, and `UnicodeDecodeError`.
+        """
+        position, (timestamp,) = self.commit_events(commit_id, [(key.decode(), sequence, None, payload)], resent=False)
+        return position, timestamp, self._remembered[key][1]
+
     def commit(
         self,
         commit_id: bytes,
