@@ -81,7 +81,7 @@ class Shared:
         self._next: Mailbox | None = None
         monkeypatch.setattr(watch, "_now", self._look_at_clock)
         monkeypatch.setattr(watch, "_give_way", self._give_way)
-        monkeypatch.setattr(watch, "_times_put_off", lambda: self._put_off)
+        monkeypatch.setattr(watch, "times_put_off", lambda: self._put_off)
         monkeypatch.setattr(processor, "leave", self._leave)
 
     def exchange(self, *clients: Mailbox) -> None:

@@ -17,7 +17,7 @@ class Clock:
         monkeypatch.setattr(watch, "_now", self.look_at)
         monkeypatch.setattr(watch, "_give_way", self.give_way)
         monkeypatch.setattr(watch, "_nap", self.nap)
-        monkeypatch.setattr(watch, "_times_put_off", lambda: self.put_off)
+        monkeypatch.setattr(watch, "times_put_off", lambda: self.put_off)
         self.step = STEP
         self.naps = 0
         self.ways_given = 0

@@ -52,7 +52,6 @@ _give_way: Final[Callable[[], Any]] = getattr(os, "sched_yield", lambda: time.sl
 _now: Final = time.perf_counter
 _nap: Final = partial(time.sleep, 1e-6)
 """With the system's slack some 55 µs."""
-_times_put_off: Final = times_put_off
 
 
 def _stay() -> bool:
@@ -159,5 +158,5 @@ class Watch:
         To give way takes long, too, where the system's code is in no cache, or the whole machine was put off. A nap for
         that reason cost 0.8 ms, since the processor had nothing else to do and was itself put to sleep.
         """
-        before, self._put_off = self._put_off, _times_put_off()
+        before, self._put_off = self._put_off, times_put_off()
         return before not in (_UNKNOWN, self._put_off)
