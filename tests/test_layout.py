@@ -22,6 +22,7 @@ WRITER = FILES | {
     "shared.truncation",
     "shared.copyist",
     "shared.succession",
+    "shared.writer",
     "shared.journal",
 }
 SALVAGE = {"shared.damage", "shared.salvage", "shared.survey", "shared.crosscheck"}
@@ -89,8 +90,9 @@ ALLOWED = {
     "shared.heads": BASE | FILES,
     "shared.draft": VALUES | {"shared.frame", "shared.heads", "shared.rows"},
     "shared.outcomes": {f"shared.{noun}" for noun in ("frame", "header", "heads", "log", "rows")},
-    "shared.copyist": WRITER - {"shared.journal", "shared.succession"},
-    "shared.succession": BASE | WRITER - {"shared.journal"},
+    "shared.copyist": WRITER - {"shared.journal", "shared.writer", "shared.succession"},
+    "shared.succession": BASE | WRITER - {"shared.journal", "shared.writer"},
+    "shared.writer": VALUES | WRITER - {"shared.journal"},
     "shared.journal": VALUES | WRITER,
     "shared.living": VALUES | FILES | {"shared.floors"},
     "shared.compaction": BASE | FILES | {f"shared.{noun}" for noun in ("recovery", "copyist", "living", "view")},

@@ -27,19 +27,18 @@ from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election, launch, places
 from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.file_leases import FileLeases
-from maestro_shm.shared.mailboxes import LARGEST_MESSAGE
 from maestro_shm.shared.plain_commit import KEY_AT
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.rows import rows_of
-from maestro_shm.shared.transport import Line
+from maestro_shm.shared.transport import LARGEST_SENT, Line
 from maestro_shm.shared.turn_attempts import TurnAttempts
 from maestro_shm.submissions import Outcome
 from maestro_shm.transaction import all_running, refuse_within
 from maestro_shm.validation import PackedEvent
 from maestro_shm.vigil import Vigil
 
-_MOST_BY_MAIL: Final = LARGEST_MESSAGE - KEY_AT - validation.PLAIN_ID_BYTES
+_MOST_BY_MAIL: Final = LARGEST_SENT - KEY_AT - validation.PLAIN_ID_BYTES
 """How large the payload of a plain event may be for its commit to fit into a mailbox."""
 _ABANDON_SECONDS: Final = 2.0
 """How long to wait for the server of a private store that could not be opened. It ends by itself with this process."""

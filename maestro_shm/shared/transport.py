@@ -26,6 +26,8 @@ from maestro_shm.shared.mailboxes import BY_SOCKET, LARGEST_MESSAGE, LONGEST_SLE
 from maestro_shm.shared.watch import Watch
 
 SERIALIZER: Final = "maestro"
+LARGEST_SENT: Final = LARGEST_MESSAGE
+"""How many bytes `Line.send` takes."""
 _RECEIVED_AT_ONCE: Final = 1 << 16
 _CONNECT_PAUSE: Final = 0.002
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -114,7 +116,7 @@ class Line:
         return self.reply(deadline)
 
     def send(self, payload: bytes, deadline: float) -> None:
-        """The first half of `post`, for a small payload; see there for what is raised."""
+        """The first half of `post`, for at most `LARGEST_SENT` bytes; see there for what is raised."""
         if self._mailbox is None:
             self._send(wire.frame(payload), deadline)
         elif self._mailbox.post(payload):

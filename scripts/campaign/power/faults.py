@@ -98,15 +98,15 @@ def _while(function: str, name: str) -> Forget:
 
 
 def _of_earlier_segments(call: FlushCall) -> bool:
-    return "Journal.settle" in call.functions and not call.is_last
+    return "Writer.settle" in call.functions and not call.is_last
 
 
 def _of_a_new_segments_name(call: FlushCall) -> bool:
-    return call.name == "." and "Journal._reserve" in call.functions
+    return call.name == "." and "Writer._reserve" in call.functions
 
 
 def _of_names_at_creation(call: FlushCall) -> bool:
-    return call.name == "." and not call.functions & {"Journal._reserve", "Journal.reset"}
+    return call.name == "." and not call.functions & {"Writer._reserve", "Writer.reset"}
 
 
 def _of_the_unfinished_headers_name(call: FlushCall) -> bool:
@@ -114,7 +114,7 @@ def _of_the_unfinished_headers_name(call: FlushCall) -> bool:
 
 
 ALL: Final = (
-    Fault("settling flushes nothing", forgets=_while("Journal.settle", "log")),
+    Fault("settling flushes nothing", forgets=_while("Writer.settle", "log")),
     Fault("settling flushes the last segment only", forgets=_of_earlier_segments, taste=FILLING_SEGMENTS),
     Fault("commits are published before the flush", settle=_publish_first),
     Fault("the durable offset is noted before the flush", settle=_note_durable_first),
@@ -123,10 +123,10 @@ ALL: Final = (
     Fault("names are not flushed at creation", forgets=_of_names_at_creation),
     Fault("the directory's own name is not flushed", forgets=lambda call: call.name == ".."),
     Fault("the header is renamed before it is flushed", forgets=_while("publish", "header")),
-    Fault("the new header's name is not flushed at a reset", forgets=_while("Journal.reset", "."), taste=OFTEN_RESET),
+    Fault("the new header's name is not flushed at a reset", forgets=_while("Writer.reset", "."), taste=OFTEN_RESET),
     Fault("a log comes before its unfinished header's name", forgets=_of_the_unfinished_headers_name, taste=BEGINNING),
     Fault("key and settings are not flushed", forgets=_while("make", "")),
     Fault("a void mark is not flushed", forgets=_while("Log.flush_void", "log"), taste=OFTEN_KILLED),
     Fault("an old void mark is stepped over", replay=_replay_past_old_void_marks, taste=ALIKE_AND_KILLED, is_rare=True),
-    Fault("an epoch is used before it is flushed", forgets=_while("Journal.__init__", "header"), taste=ALIKE),
+    Fault("an epoch is used before it is flushed", forgets=_while("Writer.__init__", "header"), taste=ALIKE),
 )
