@@ -1,7 +1,7 @@
 """What lasts of an eventual projection, in tables of its store, and each of the commits that move it.
 
 maestro_shm/projections               NAME/live   the live version
-NAME/N      of version N the checkpoint, and the tables that it has
+NAME/N      of version N the checkpoint, the tables that it has, and of what events
 maestro_shm/projection/NAME/N/TABLE   a table of version N
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from maestro_shm import codec
 from maestro_shm.cut import Cut
-from maestro_shm.errors import InvalidEventError, ProjectionError
+from maestro_shm.errors import InvalidEventError, ProjectionError, shown
 from maestro_shm.leases import Leases
 from maestro_shm.projection import Projection
 from maestro_shm.records import Event
@@ -59,9 +59,14 @@ class Home(Source, Protocol):
         """Leases of the store, to be closed."""
 
 
+_Selected = tuple[tuple[str, ...] | None, str]
+"""The types that are wanted, or None for all, and what the aggregates' ids begin with."""
+
+
 class _Version(NamedTuple):
     checkpoint: int
     tables: tuple[str, ...]
+    selected: _Selected
 
 
 class ProjectionState:
@@ -137,12 +142,13 @@ class ProjectionState:
         return f"maestro_shm/projection/{self._name}/{version}/"
 
     def _version(self, tx: Any, version: int) -> _Version:
-        return _Version(*tx.table(_STATES).get(self._key(version), (self._wanted.after, ())))
+        return _Version(*tx.table(_STATES).get(self._key(version), (self._wanted.after, (), self._selected)))
 
     def _advance(self, tx: Any, version: int | None, batch: int) -> bool:
         states = tx.table(_STATES)
         version = states.get(self._live_key, _FIRST) if version is None else version
-        checkpoint, tables = self._version(tx, version)
+        checkpoint, tables, selected = self._version(tx, version)
+        self._check_selected(selected)
         last = self._store.last_position
         wanted = self._wanted
         feed = self._store.read(checkpoint, limit=batch, types=wanted.types, aggregate_prefix=wanted.aggregate_prefix)
@@ -156,8 +162,21 @@ class ProjectionState:
         read_up_to = max(checkpoint, newest, last if len(events) < batch else 0)
         if read_up_to == checkpoint:
             return False
-        states[self._key(version)] = (read_up_to, tuple(sorted({*tables, *used.names})))
+        states[self._key(version)] = (read_up_to, tuple(sorted({*tables, *used.names})), self._selected)
         return True
+
+    @property
+    def _selected(self) -> _Selected:
+        types = self._wanted.types
+        return None if types is None else tuple(sorted(types)), self._wanted.aggregate_prefix
+
+    def _check_selected(self, selected: _Selected) -> None:
+        """With one checkpoint for two selections each would pass over events that only the other one has seen."""
+        if selected != self._selected:
+            raise ProjectionError(
+                self._name,
+                f"it has {_shown(selected)} so far, not {_shown(self._selected)}; use another name, or `rebuild()` it",
+            )
 
     def _switch(self, tx: Any, version: int) -> bool:
         states = tx.table(_STATES)
@@ -180,6 +199,12 @@ class ProjectionState:
                 return True
         tx.table(_STATES).delete(self._key(version))
         return False
+
+
+def _shown(selected: _Selected) -> str:
+    types, prefix = selected
+    of_types = "all events" if types is None else f"the events of types {', '.join(map(shown, types))}"
+    return of_types + (f" of aggregates whose ids begin with {shown(prefix)}" if prefix else "")
 
 
 class _VersionedTables(Tables):

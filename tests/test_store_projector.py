@@ -118,6 +118,28 @@ def test_only_wanted_events_are_projected_and_the_position_goes_on(store: ms.Sto
     assert totals.wait_for(11, timeout=0)
 
 
+def test_one_of_this_name_with_other_events_is_refused_until_it_is_rebuilt(store: ms.Store) -> None:
+    for sequence, kind in enumerate(("placed", "paid", "placed"), 1):
+        store.commit_events([ms.Event("order-1", sequence, kind, 1)])
+    all_of_it = store.projector("view", Totals())
+    assert all_of_it.catch_up() == 3
+    store.commit_events([ms.Event("order-1", 4, "paid", 1)])
+    paid = store.projector("view", Totals(), types={"paid"}, aggregate_prefix="order-")
+    message = (
+        "projection 'view': it has all events so far, not the events of types 'paid' of aggregates whose ids begin "
+        "with 'order-'; use another name, or `rebuild()` it"
+    )
+    with pytest.raises(ms.ProjectionError) as caught:
+        paid.catch_up()
+    assert str(caught.value) == message
+    assert store.projector("view", Totals(), after=2).catch_up() == 4
+    store.commit_events([ms.Event("order-1", 5, "placed", 1), ms.Event("order-1", 6, "paid", 1)])
+    assert paid.rebuild() == 6
+    assert dict(paid.table("totals")) == {"order-1": 3}
+    with pytest.raises(ms.ProjectionError, match="it has the events of types 'paid' of aggregates"):
+        all_of_it._state.advance()
+
+
 def test_what_a_projection_raises_comes_through_and_nothing_of_its_commit_is_done(store: ms.Store) -> None:
     fill(store, 3)
 
