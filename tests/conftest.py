@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,24 @@ def books(tmp_path: Path) -> Iterator[Books]:
 @pytest.fixture
 def small_file_system(tmp_path: Path) -> Iterator[Path]:
     """A file system in memory with room for 3 MiB."""
+    with _file_system(tmp_path / "mounted", "3m") as path:
+        yield path
+
+
+@pytest.fixture
+def containers_memory(tmp_path: Path) -> Iterator[Path]:
+    """A file system in memory as large as a container's."""
+    with _file_system(tmp_path / "mounted", "64m") as path:
+        yield path
+
+
+@contextmanager
+def _file_system(path: Path, size: str) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root may mount a file system")
-    path = tmp_path / "mounted"
     path.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)], check=False, capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=False, capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"cannot mount a file system: {mounted.stderr}")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter as Counting
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,14 +35,17 @@ import maestro_shm as ms
 from maestro_shm.errors import CorruptLogError, StoreFullError, StoreUnavailableError
 from maestro_shm.shared import directory as directories
 from maestro_shm.shared import header as head
-from maestro_shm.shared import recovery, succession
+from maestro_shm.shared import recovery, succession, writer
 from maestro_shm.shared.compaction import Compaction
+from maestro_shm.shared.compaction_duty import CompactionDuty
+from maestro_shm.shared.complaints import Complaints
 from maestro_shm.shared.directory import Settings
 from maestro_shm.shared.file_leases import FileLeases
 from maestro_shm.shared.log import SEGMENT_SIZE, Log
 from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.repair import repair
+from maestro_shm.shared.room import Room
 from maestro_shm.shared.store import SharedStore, path_of
 
 
@@ -769,6 +773,78 @@ def test_a_large_log_that_is_mostly_dead_is_compacted_by_itself() -> None:
         # It begins at 64 MiB; the newest 8 MiB stay as they are, and what is committed meanwhile is copied.
         assert word(store.directory, head.PUBLISHED) < 89_000_000 - (64 << 20) + (8 << 20) + 2_000_000
         store.commit_events([event("a", 1)])
+
+
+def test_a_store_that_is_mostly_dead_never_fills_a_containers_memory_for_good(containers_memory: Path) -> None:
+    body = b"x" * 100_000
+    refused = 0
+    with ms.connect(containers_memory / "store") as store:
+
+        def is_stored(sequence: int) -> bool:
+            nonlocal refused
+            try:
+                return store.commit_snapshot(ms.Snapshot("a", sequence, body))
+            except StoreFullError:
+                refused += 1
+                return False
+
+        for sequence in range(1, 1_500):
+            wait_until(partial(is_stored, sequence), "there is room again")
+        assert store.get_snapshot("a") == ms.Snapshot("a", 1_499, body)
+        store.commit_events([event("a", 1)])
+    assert refused
+    ms.destroy(containers_memory / "store")
+
+
+@pytest.mark.parametrize(("available", "is_dead"), [(40, True), (20, True), (20, False)])
+def test_a_log_that_is_mostly_dead_leaves_the_room_that_its_compaction_needs(
+    in_memory: Path, monkeypatch: pytest.MonkeyPatch, available: int, *, is_dead: bool
+) -> None:
+    monkeypatch.setattr(writer, "room_of", lambda _: Room(64 << 20, available << 20))
+    with Books(in_memory) as books:
+
+        def commit_much(number: int) -> None:
+            if is_dead:
+                books.snapshot("a", number, "x" * 900_000)
+            else:
+                books.commit(("a", number, "x" * 900_000))
+
+        is_refused = available < 16 + 8 and is_dead
+        for number in range(1, 40):
+            try:
+                commit_much(number)
+            except StoreFullError as error:
+                assert is_refused
+                assert (error.directory, error.available) == (str(in_memory), available << 20)
+                assert (24 << 20) < error.needed < (27 << 20)
+                break
+        assert books.journal.lacks_room == is_refused
+        assert books.journal.is_mostly_dead == is_dead
+        assert (books.journal.published >= 16 << 20) == (number > 17)
+        books.compact()
+        commit_much(100)
+        books.check()
+
+
+def test_replaced_files_go_at_once_where_room_is_short(in_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    available = 1 << 40
+    monkeypatch.setattr(writer, "room_of", lambda _: Room(1 << 40, available))
+    with Books(in_memory) as books:
+        books.commit(("a", 1, "x" * 1000))
+        duty = CompactionDuty(books.journal, Complaints())
+        duty.look_after(time.monotonic())
+        compaction = Compaction(books.directory, 0)
+        compaction.run()
+        books.journal.adopt(compaction.number, compaction.epoch, compaction.source_end, resent=False)
+        while books.journal.goes_over():
+            duty.go_over()
+        duty.look_after(time.monotonic())
+        time.sleep(0.1)  # it would be done by a thread
+        assert files_of(books.directory, "log") == ["log-1-000000", "log-2-000000"]
+        available = books.journal.published
+        duty.look_after(time.monotonic())
+        wait_until(lambda: files_of(books.directory, "log") == ["log-2-000000"], "they are removed")
+        books.check()
 
 
 def test_a_server_that_is_killed_while_a_store_is_compacted_loses_nothing(path: Path) -> None:

@@ -17,8 +17,12 @@ from maestro_shm.shared.journal import Journal
 
 _GRACE: Final = 60.0
 """Seconds for which the files that a compaction replaced keep their names, for cuts that are held."""
-_BETWEEN_COMPACTIONS: Final = 300.0
-"""Seconds between the beginnings of two that nobody asked for, whatever becomes of the first."""
+_PAUSE: Final = 3
+"""Between two that nobody asked for, as a multiple of what the first took: the store is to have most of the time."""
+_PAUSE_IN_VAIN: Final = 300.0
+"""Seconds from the beginning of one to the next, where the first has come to nothing;"""
+_PAUSE_WITHOUT_ROOM: Final = 5.0
+"""or sooner, where commits are refused until there is room."""
 
 
 class CompactionDuty:
@@ -33,7 +37,11 @@ class CompactionDuty:
         self._complaints = complaints
         self._sweep_due = 0.0  # what a former server may have left
         self._compactor: launch.Compactor | None = None
-        self._compaction_due = 0.0
+        self._begun = 0.0
+        self._former = 0
+        """Which files it was to compact."""
+        self._due = self._due_without_room = 0.0
+        """When the next one may begin."""
 
     def go_over(self) -> None:
         """Do a little of what is left of a compaction. If that breaks the journal it says so."""
@@ -48,12 +56,18 @@ class CompactionDuty:
         """Begin what is due, and remove what is."""
         if self._compactor is not None and self._compactor.has_ended:
             self._compactor = None
-        if now >= self._sweep_due and not self._journal.goes_over():
+            if self._journal.number != self._former:
+                self._due, self._due_without_room = now + _PAUSE * (now - self._begun), now
+        is_due = now >= self._sweep_due or (self._sweep_due < math.inf and self._journal.is_short_of_room)
+        if is_due and not self._journal.goes_over():
             self._sweep_due = math.inf
             if former := self._journal.former_files():
                 _aside(partial(_remove, former))
-        if self._compactor is None and now >= self._compaction_due and self._journal.is_mostly_dead:
-            self._compaction_due = now + _BETWEEN_COMPACTIONS
+        due = self._due_without_room if self._journal.lacks_room else self._due
+        if self._compactor is None and now >= due and self._journal.is_mostly_dead:
+            self._begun, self._former = now, self._journal.number
+            self._due, self._due_without_room = now + _PAUSE_IN_VAIN, now + _PAUSE_WITHOUT_ROOM
+            self._journal.lacks_room = False
             try:
                 self._compactor = launch.Compactor(self._journal.directory)
             except StoreError:

@@ -199,6 +199,10 @@ class Log:
         """
         return min(self._segments.reserve(end), next_segment(end - 1))
 
+    def grows_by(self, end: int) -> bool:
+        """Whether space has to be taken from the file system, for the log to be written up to this offset."""
+        return self._segments.grows_by(end)
+
     def segment(self, offset: int) -> Segment:
         """That of an offset which was reserved."""
         return offset & ~_MASK, self._segments.open(offset >> SEGMENT_BITS).data

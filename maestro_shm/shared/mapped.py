@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from maestro_shm.errors import StoreFullError, StoreUnavailableError
+from maestro_shm.shared.room import room_of
 
 PAGE: Final = 4096
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -140,8 +141,7 @@ def room_for(path: Path, size: int) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        usage = os.statvfs(path.parent)
-        raise StoreFullError(str(path.parent), size, usage.f_bavail * usage.f_frsize) from None
+        raise StoreFullError(str(path.parent), size, room_of(path.parent).available) from None
 
 
 def _allocate(descriptor: int, start: int, end: int) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 from maestro_shm.errors import StoreUnavailableError
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared import directory as directories
+from maestro_shm.shared.room import room_of
 
 SHM_SCHEME: Final = "shm:"
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -57,9 +58,8 @@ def sweep_private() -> None:
 
 def warn_if_small() -> None:
     """Warn the caller of `connect` where shared memory is as small as in a container, before a commit finds it full."""
-    usage = os.statvfs(_root())
-    size = usage.f_blocks * usage.f_frsize
-    if 0 < size < _SMALL:  # 0 is without a limit
+    size, _ = room_of(_root())
+    if size < _SMALL:
         warnings.warn(
             f"shared memory in {str(_root())!r} has room for {size >> 20} MiB in all; when it is full, commits raise "
             "StoreFullError. Give it more (docker run --shm-size=1g), or connect to a path on a disk",

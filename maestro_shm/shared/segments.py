@@ -72,6 +72,10 @@ class Segments:
             self._allocated_end = number * self.size + wanted
         return self._allocated_end
 
+    def grows_by(self, end: int) -> bool:
+        """Whether `reserve` takes space from the file system for this address."""
+        return end > self._allocated_end
+
     def flush(self, start: int, end: int) -> None:
         """Return when the disk has what was written between these addresses. Raises `DiskError`."""
         for number in range(start // self.size, -(-end // self.size)):

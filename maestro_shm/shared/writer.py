@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from maestro_shm.clock import HybridClock
-from maestro_shm.errors import CorruptLogError, InvalidEventError, StoreUnavailableError, shown
+from maestro_shm.errors import CorruptLogError, InvalidEventError, StoreFullError, StoreUnavailableError, shown
 from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
@@ -47,13 +47,19 @@ from maestro_shm.shared.header import (
 )
 from maestro_shm.shared.heads import Heads
 from maestro_shm.shared.index import Claim
+from maestro_shm.shared.living import WHOLE_BYTES
 from maestro_shm.shared.log import START, Segment
 from maestro_shm.shared.mapped import DiskError
 from maestro_shm.shared.outcomes import Outcomes
+from maestro_shm.shared.room import room_of
+from maestro_shm.shared.segments import LARGEST_STEP
 from maestro_shm.shared.succession import Succession
 
 _LARGE: Final = 64 << 20
-"""Bytes from which on a log is compacted by itself."""
+"""Bytes from which on a log is compacted by itself,"""
+_LEAST_LARGE: Final = 2 * WHOLE_BYTES
+"""or from here on where that is a quarter of its file system, as in the shared memory of a container."""
+_AMPLE: Final = 4
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
 
@@ -66,6 +72,7 @@ class Writer:
     _latest: int
     """The highest timestamp of an event."""
     _longest_frame: int
+    _large: int
     _log_room: int
     """Up to this offset, within the segment, a commit without new keys needs nothing to be reserved; 0 while the index
     grows, which it does at each commit."""
@@ -81,6 +88,8 @@ class Writer:
         """There are commits that are neither on the disk nor published."""
         self._disk_error: DiskError | None = None
         self._succession: Succession | None = None
+        self.lacks_room = False
+        """A commit was refused for the sake of a compaction, which has not begun yet."""
         self.is_broken = False
         """A commit or reset failed half-way. The server has to leave, so that the next one's recovery undoes it."""
         self._use(files)
@@ -130,6 +139,11 @@ class Writer:
     def incarnation(self) -> int:
         """Which one it is of the store's, as those count who use it; a reset begins the next."""
         return head.era(self._words)
+
+    @property
+    def number(self) -> int:
+        """That of its files, which a compaction replaces, too."""
+        return self._words[INCARNATION]
 
     @property
     def last_position(self) -> int:
@@ -194,7 +208,12 @@ class Writer:
     @property
     def is_mostly_dead(self) -> bool:
         """Whether so much of a large log is needed by nobody that a compaction is worth its time."""
-        return self._written[3] >= _LARGE and self._words[DEAD] * 2 > self._written[3]
+        return self._written[3] >= self._large and self._words[DEAD] * 2 > self._written[3]
+
+    @property
+    def is_short_of_room(self) -> bool:
+        """Whether the file system is nearly full, for a store of this size."""
+        return room_of(self.directory).available < _AMPLE * self._written[3]
 
     def goes_over(self) -> bool:
         """Whether the next set of files is nearly there."""
@@ -296,6 +315,7 @@ class Writer:
         self._latest = self._latest_in_log()
         self._log_room = self._positions_room = 0
         self._longest_frame = self.max_commit_bytes + frames.FRAME_HEADER.size
+        self._large = min(_LARGE, max(_LEAST_LARGE, room_of(self.directory).size // 4))
 
     def _latest_in_log(self) -> int:
         """The highest timestamp of an event; of the clock where damage hides it, which is never below."""
@@ -398,6 +418,15 @@ class Writer:
         words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED] = self._written
         self.is_unsettled = False
 
+    def _leave_room_to_compact(self) -> None:
+        """Refuse to grow rather than to take the room that a compaction needs: nothing else would give any back."""
+        live = self._written[3] - self._words[DEAD]
+        beside = self._files.index.words.nbytes + 8 * self._written[2] + WHOLE_BYTES
+        needed = LARGEST_STEP + live + beside
+        if (available := room_of(self.directory).available) < needed:
+            self.lacks_room = True
+            raise StoreFullError(str(self.directory), needed, available)
+
     def _reserve(self, draft: Draft, last_position: int) -> Sequence[Claim]:
         """Do whatever can fail, for want of room or for damage.
 
@@ -406,6 +435,8 @@ class Writer:
         generation = self._words[GENERATION]
         files = self._files
         self._log_room = self._positions_room = 0
+        if self.is_mostly_dead and files.log.grows_by(draft.end):
+            self._leave_room_to_compact()
         try:
             log_room = files.log.reserve(draft.end)
             positions_room = files.positions.reserve(last_position)
