@@ -146,7 +146,7 @@ class StoreClosedError(StoreError):
         self.target = target
 
     def __str__(self) -> str:
-        return f"store {self.target!r} is closed; call maestro_shm.connect() for a new handle"
+        return f"store {self.target!r} is closed, or was destroyed; call maestro_shm.connect() for a new handle"
 
 
 class StoreFullError(StoreError):

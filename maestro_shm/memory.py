@@ -7,6 +7,7 @@ packed all the same: a body that is changed after its commit must not change the
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from bisect import bisect_left, bisect_right
@@ -23,6 +24,7 @@ from maestro_shm.errors import (
     SequenceConflictError,
     StaleReadError,
     StoreClosedError,
+    StoreUnavailableError,
     TableConflictError,
     TruncatedError,
     TruncationError,
@@ -52,6 +54,10 @@ class _End(NamedTuple):
 
 
 _NOTHING: Final = _End(0, 0, 0)
+_OF_ONE_PROCESS: Final = (
+    "lives in one process, and cannot be pickled or used by a fork of that; "
+    "use maestro_shm.connect() for one that worker processes share"
+)
 
 
 class _StoredSnapshot(NamedTuple):
@@ -202,6 +208,7 @@ class MemoryStore(Backend):
         self._holders: dict[str, dict[int, object]] = {}
         self._clock = HybridClock()
         self._closed = False
+        self._process = os.getpid()
         self._forget()
 
     def stats(self) -> dict[str, Any]:
@@ -322,11 +329,7 @@ class MemoryStore(Backend):
             return Keys(bisect_right(known.versions, commit) - 1, sorted(there))
 
     def __reduce__(self) -> NoReturn:
-        msg = (
-            "a memory: store lives in one process and cannot be pickled; "
-            "use maestro_shm.connect() for one that worker processes share"
-        )
-        raise TypeError(msg)
+        raise TypeError(f"a memory: store {_OF_ONE_PROCESS}")
 
     def _forget(self) -> None:
         self._incarnations += 1
@@ -335,6 +338,8 @@ class MemoryStore(Backend):
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError(self.target)
+        if self._process != os.getpid():
+            raise StoreUnavailableError(self.target, f"it {_OF_ONE_PROCESS}")
 
     def _cut(self) -> Cut:
         with self._lock:

@@ -53,8 +53,8 @@ class Store(ABC):
         What breaks a rule of the data is refused at once. What one handle submits is committed in that order, each
         commit by itself: one that is refused holds nothing up. (A commit that is waited for, or a reset, overtakes
         them.) Commits that wait together go to the server together. A program that ends, and `close`, wait until all
-        are done; one that is killed loses those that were not. Callbacks of the future run in another thread. Who
-        submits more than the store takes waits, once 64 MiB are on their way.
+        are done; one that is killed loses those that were not. What fails is told by the future only. Its callbacks
+        run in another thread. Who submits more than the store takes waits, once 64 MiB are on their way.
         """
 
     @abstractmethod

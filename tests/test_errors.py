@@ -41,7 +41,7 @@ EXAMPLES: list[Example] = [
     Example(
         ms.StoreClosedError("shm:x"),
         {"target": "shm:x"},
-        "store 'shm:x' is closed; call maestro_shm.connect() for a new handle",
+        "store 'shm:x' is closed, or was destroyed; call maestro_shm.connect() for a new handle",
     ),
     Example(
         ms.StoreFullError("/dev/shm/x", 1 << 20, 4096),

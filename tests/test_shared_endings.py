@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -335,3 +336,86 @@ def test_an_interrupted_connect_says_nothing_else_and_does_not_wait(monkeypatch:
 def _server_of(directory: Path) -> int:
     (server,) = servers_of(directory)
     return server
+
+
+def calls_of(store: ms.Store) -> list[str]:
+    """The errors that calls of a store end with."""
+
+    def commit() -> None:
+        store.commit_events([ms.Event("a", (store.last_sequence("a") or 0) + 1, "made", None)])
+
+    calls = (
+        lambda: store.commit_events([ms.Event("a", 2, "made", None)]),
+        lambda: store.commit_events(iter([ms.Event("a", 2, "made", None)])),
+        lambda: store.commit_snapshot(ms.Snapshot("a", 2, None)),
+        lambda: store.transact(lambda tx: tx.table("t").put("key", 1)),
+        lambda: store.submit([ms.Event("a", 2, "made", None)]).result(),
+        lambda: store.wait(99, timeout=1),
+        lambda: store.get_events("a"),
+        commit,
+    )
+    errors = []
+    for call in calls:
+        with pytest.raises(ms.StoreError) as caught:
+            call()
+        errors.append(type(caught.value).__name__)
+    return errors
+
+
+def test_every_call_says_that_a_private_store_is_over_in_the_processes_that_its_creator_has_started() -> None:
+    store = ms.connect()
+    store.commit_events([ms.Event("a", 1, "made", None)])
+    reader, writer = os.pipe()
+
+    def child() -> list[str]:
+        assert store.last_position == 1
+        assert os.read(reader, 1) == b"x"
+        return calls_of(store)
+
+    with Fork(child) as fork:
+        time.sleep(0.2)  # it has read by then, or will find it over
+        store.close()
+        os.write(writer, b"x")
+        assert set(fork.result()) == {"StoreClosedError"}
+    for end in (reader, writer):
+        os.close(end)
+
+
+def test_every_call_says_that_a_store_was_destroyed(path: Path) -> None:
+    store = ms.connect(path)
+    store.commit_events([ms.Event("a", 1, "made", None)])
+    kill(store.stats()["server_pid"])
+    ms.destroy(path)
+    assert set(calls_of(store)) == {"StoreClosedError"}
+    store.close()
+
+
+def test_a_store_that_finds_no_room_says_so_and_leaves_no_directory(small_file_system: Path) -> None:
+    with (small_file_system / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(ms.StoreFullError) as caught:
+        ms.connect(small_file_system / "store")
+    assert (caught.value.directory, caught.value.available) == (str(small_file_system), 0)
+    assert [path.name for path in small_file_system.iterdir()] == ["filler"]
+
+
+def test_a_memory_store_is_refused_to_a_fork_whose_commits_nobody_would_see() -> None:
+    with ms.connect("memory:") as store:
+        store.commit_events([ms.Event("a", 1, "made", None)])
+
+        def child() -> str:
+            with pytest.raises(ms.StoreUnavailableError, match="lives in one process") as caught:
+                store.commit_events([ms.Event("a", 2, "made", None)])
+            with pytest.raises(ms.StoreUnavailableError):
+                store.get_events("a")
+            return str(caught.value)
+
+        with Fork(child) as fork:
+            assert "use maestro_shm.connect()" in fork.result()
+        assert store.last_position == 1
+
+
+def test_a_name_that_a_store_has_not_is_told_as_usual() -> None:
+    with ms.connect() as store, pytest.raises(AttributeError, match="'SharedStore' object has no attribute 'commit'"):
+        store.commit()  # type: ignore[attr-defined]

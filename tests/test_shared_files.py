@@ -774,8 +774,8 @@ def test_a_commit_without_room_is_refused_whole_whichever_allocation_fails(
         directory.mkdir()
         with Books(directory) as books:
             refused = _write_with_failure(books, number, monkeypatch)
-            books.check()
             books.commit(*((f"later-{i}", 1, i) for i in range(3_000)))
+            books.check()
             books.reopen()
             books.check()
         if not refused:

@@ -25,7 +25,7 @@ from maestro_shm.shared import header as head
 from maestro_shm.shared.frame import COMMIT_ID_BYTES, EVENT, RECORD_HEADER_BYTES
 from maestro_shm.shared.journal import Journal
 from maestro_shm.shared.log import Facts, Log
-from maestro_shm.shared.mailboxes import LARGEST_MESSAGE
+from maestro_shm.shared.mailboxes import LARGEST_MESSAGE, Mailbox
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.store import SharedStore
 from maestro_shm.shared.transport import Line
@@ -71,7 +71,8 @@ def plain(journal: Journal, commit_id: bytes, row: tuple[str, int, bytes]) -> An
     aggregate_id, sequence, payload = row
     arguments = commit_id, aggregate_id.encode(), sequence, payload
     try:
-        return journal.commit_event(*arguments) or journal.commit_lone_event(*arguments)
+        placed = journal.commit_event(*arguments) or journal.commit_lone_event(*arguments)
+        return placed or usual(journal, commit_id, row)
     except StoreError as error:
         return repr(error)
 
@@ -246,6 +247,22 @@ def test_a_server_answers_a_plain_message_by_mail_and_by_the_socket(store: ms.St
         line.close()
 
 
+@pytest.mark.parametrize("by", ["post", "wait"])
+@pytest.mark.parametrize("key", [b"\xff", b"accounts"])
+def test_who_sends_a_plain_message_that_is_cut_off_or_no_unicode_is_dropped(
+    store: ms.Store, by: str, key: bytes
+) -> None:
+    assert isinstance(store, SharedStore)
+    line = election.attach(store.directory, time.monotonic() + 30)
+    try:
+        message = request(1, key, bytes(COMMIT_ID_BYTES), b"")
+        with pytest.raises((EOFError, ConnectionError)):
+            getattr(line, by)(message[:-1] if key == b"accounts" else message, time.monotonic() + 30)
+    finally:
+        line.close()
+    assert [event.aggregate_id for event in store.read()] == ["a"]
+
+
 def test_a_reply_to_another_request_is_not_believed(store: ms.Store) -> None:
     def of_another(*_: object) -> bytes:
         return plain_commit.pack_reply(plain_commit.REPLY, 2**63, 7, 7, 7)
@@ -352,19 +369,27 @@ def test_the_usual_events_are_plain() -> None:
 @pytest.mark.parametrize("cap", [1024, 4096, 1 << 20])
 def test_events_just_small_enough_to_be_plain_are_stored_and_larger_ones_that_the_cap_has_room_for(cap: int) -> None:
     longest = "\U0001f600" * 64
-    with ms.connect(max_commit_bytes=cap) as store:
-        assert isinstance(store, SharedStore)
+    posted = []
+    post = Mailbox.post
+
+    def noted(mailbox: Mailbox, payload: bytes) -> bool:
+        posted.append(len(payload))
+        return post(mailbox, payload)
+
+    largest = min(cap - validation.PLAIN_ID_BYTES - 64, LARGEST_MESSAGE - plain_commit.KEY_AT - 4 * 64)
+    with ms.connect(max_commit_bytes=cap) as store, mock.patch.object(Mailbox, "post", noted):
         sizes = []
         for sequence in range(1, 25):
-            event = ms.Event(longest, sequence, "made", b"x" * (store._plain_bytes - 22 + sequence))
-            sizes.append(len(codec.pack_event(event)) - store._plain_bytes)
+            event = ms.Event(longest, sequence, "made", b"x" * (largest - 22 + sequence))
+            sizes.append(len(codec.pack_event(event)) - largest)
             if sizes[-1] > 0 and cap < LARGEST_MESSAGE:
                 with pytest.raises(InvalidEventError, match="over the cap"):
                     store.commit_events([event])
                 continue
             assert store.commit_events([event]) == store.get_events(longest, sequence)
-        assert sizes[0] < 0 < sizes[-1]
-        assert 0 in sizes
+    assert sizes[0] < 0 < sizes[-1]
+    assert 0 in sizes
+    assert max(posted) == plain_commit.KEY_AT + len(longest.encode()) + largest <= LARGEST_MESSAGE
 
 
 # Calls that are interrupted

@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Final
 
 from maestro_shm import options
-from maestro_shm.errors import StoreUnavailableError, shown
+from maestro_shm.errors import StoreFullError, StoreUnavailableError, shown
 from maestro_shm.shared import creator as creators
 from maestro_shm.shared.handshake import KEY_BYTES
+from maestro_shm.shared.mapped import PAGE, room_for
 
 LOCK: Final = "lock"
 AUTHKEY: Final = "authkey"
@@ -136,18 +137,24 @@ def make(path: Path, settings: Settings) -> None:
     """Make the directory and the store in it, unless they are there.
 
     Several may do so at once: each file appears whole and stays as it appeared first. Raises `StoreUnavailableError`
-    if it cannot be a store of this user.
+    if it cannot be a store of this user, and `StoreFullError`, which leaves no new directory.
     """
     try:
-        path.mkdir(mode=0o700)
+        with room_for(path, PAGE):
+            path.mkdir(mode=0o700)
     except FileExistsError:
         check(path, may_be_empty=True)
     except OSError as error:
         raise StoreUnavailableError(str(path), f"cannot make its directory: {error.strerror}") from None
     try:
-        _fill(path, settings)
+        with room_for(path, PAGE):
+            _fill(path, settings)
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
+    except StoreFullError:
+        with contextlib.suppress(OSError):  # somebody else has begun a store in it
+            path.rmdir()
+        raise
     except OSError as error:
         raise StoreUnavailableError(str(path), f"cannot write into its directory: {error.strerror}") from None
 

@@ -115,12 +115,20 @@ class Journal(Writer):
             raise
         return position, timestamp, offset
 
-    def commit_lone_event(self, commit_id: bytes, key: bytes, sequence: int, payload: bytes) -> tuple[int, int, int]:
+    def commit_lone_event(
+        self, commit_id: bytes, key: bytes, sequence: int, payload: bytes
+    ) -> tuple[int, int, int] | None:
         """The same by `commit_events`, where `commit_event` has done nothing: a stream's first event, say.
 
-        Raises as `commit_events` does, and `UnicodeDecodeError`.
+        None, and nothing, where a message was cut off or has no key in UTF-8. Raises as `commit_events` does.
         """
-        position, (timestamp,) = self.commit_events(commit_id, [(key.decode(), sequence, None, payload)], resent=False)
+        try:
+            aggregate_id = key.decode()
+        except UnicodeDecodeError:
+            return None
+        if not payload:
+            return None
+        position, (timestamp,) = self.commit_events(commit_id, [(aggregate_id, sequence, None, payload)], resent=False)
         return position, timestamp, self._remembered[key][1]
 
     def commit(

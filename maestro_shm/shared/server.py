@@ -251,10 +251,8 @@ class LoopServer(managers.Server):
         with self.mutex:
             try:
                 placed = self.journal.commit_event(commit_id, key, sequence, payload)
-                if placed is None and payload:
+                if placed is None:
                     placed = self.journal.commit_lone_event(commit_id, key, sequence, payload)
-            except UnicodeDecodeError:  # no message at all
-                return False
             except Exception as error:  # noqa: BLE001 (as in `_outcome`)
                 peer.asks_by_mail = True
                 self._deal_with(peer, self._reply, peer, wire.payload_of(self._failure(number, error)))

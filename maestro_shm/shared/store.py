@@ -149,9 +149,11 @@ class SharedStore(Backend):
         if id(self) in all_running():
             refuse_within(self, "a commit")
         try:
-            return self._proxy.commit_event(event, self._reader.view.note) or self._commit_events([event])
+            is_small = len(event[3]) <= _MOST_BY_MAIL
+            stored = self._proxy.commit_event(event, self._reader.view.note) if is_small else None
+            return stored or self._commit_events([event])
         except StoreUnavailableError:
-            self._check_open()
+            self._check_is_there()
             raise
 
     def reset(self) -> None:
@@ -162,7 +164,7 @@ class SharedStore(Backend):
         try:
             self._proxy.reset()
         except StoreUnavailableError:
-            self._check_open()
+            self._check_is_there()
             raise
 
     def close(self) -> None:
@@ -184,10 +186,16 @@ class SharedStore(Backend):
     def __getattr__(self, name: str) -> Any:
         """Connect when one of the four that need it is first asked for."""
         if name not in ("_proxy", "_reader", "_max_commit_bytes", "_plain_bytes"):
-            raise AttributeError(name, name=name, obj=self)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         self._check_open()
         self._use(election.attach(self.directory, time.monotonic() + self._timeout))
         return getattr(self, name)
+
+    def _check_is_there(self) -> None:
+        """Raise `StoreClosedError` where a call has failed since the store is no more: it would fail again."""
+        self._check_open()  # another thread may have closed it meanwhile
+        if not self.directory.exists():
+            raise StoreClosedError(self.target) from None
 
     def _cut(self) -> Cut:
         self._check_open()
@@ -200,7 +208,7 @@ class SharedStore(Backend):
         try:
             return self._proxy.commit(rows, changes, reads, lambda sent, reply: partial(_as_stored, sent[0], reply))
         except StoreUnavailableError:
-            self._check_open()
+            self._check_is_there()
             raise
 
     def _commit_events(self, events: list[PackedEvent]) -> list[Event]:
@@ -212,7 +220,7 @@ class SharedStore(Backend):
         try:
             return self._proxy.commit_events(events, lambda _, reply: placed(stored, *reply), unpack)
         except StoreUnavailableError:
-            self._check_open()  # another thread may have closed the store meanwhile
+            self._check_is_there()
             raise
 
     def _commit_each(self, commits: Sequence[list[PackedEvent]]) -> Sequence[Outcome]:
@@ -233,7 +241,7 @@ class SharedStore(Backend):
         try:
             return self._proxy.commit_snapshot(aggregate_id, sequence, payload)
         except StoreUnavailableError:
-            self._check_open()
+            self._check_is_there()
             raise
 
     def _truncate(self, aggregate_id: str, before: int) -> None:
@@ -243,14 +251,14 @@ class SharedStore(Backend):
                 if self._proxy.truncate(aggregate_id, *found):
                     return
             except StoreUnavailableError:
-                self._check_open()
+                self._check_is_there()
                 raise
 
     def _compact(self) -> None:
         try:
             launch.compact(self.directory)
         except StoreUnavailableError:
-            self._check_open()
+            self._check_is_there()
             raise
 
     def _attempts(self, timeout: float, stream: str | None = None) -> TurnAttempts:
@@ -267,7 +275,7 @@ class SharedStore(Backend):
         try:
             self._proxy.wait(method, incarnation, number, deadline, vigil)
         except StoreUnavailableError:
-            self._check_open()
+            self._check_is_there()
             raise
         self._check_open()
 
@@ -283,7 +291,7 @@ class SharedStore(Backend):
             proxy.close()
             raise
         self._max_commit_bytes = self._reader.max_commit_bytes()
-        self._plain_bytes = min(validation.most_plain_bytes(self._max_commit_bytes), _MOST_BY_MAIL)
+        self._plain_bytes = validation.most_plain_bytes(self._max_commit_bytes)
         self._proxy = proxy
         if self._closed:  # by another thread, which could not close this
             self._let_go()

@@ -1,10 +1,11 @@
-"""The tests of which the suite tries a part, tried wholly: kills at all lines, properties by ten times the examples."""
+"""The tests of which the suite tries a part, tried wholly: kills at three times the lines, ten times the examples."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -20,20 +21,32 @@ from maestro_shm.shared import recovery
 
 _TESTS: Final = str(Path(processes.__file__).parent)
 _PATIENCE: Final = 3_600.0
-_THOROUGHLY: Final = ("--hypothesis-profile=thorough", "--timeout=1800", "-p", "no:cacheprovider")
+_SECONDS: Final = 1_800
+"""For one test."""
+_THOROUGHLY: Final = (
+    *("--hypothesis-profile=thorough", f"--timeout={_SECONDS}", "-o", f"faulthandler_timeout={_SECONDS + 60}"),
+    *("-p", "no:cacheprovider"),
+)
 
 
-class _Outcomes:
+@dataclass
+class _Outcome:
     """What became of the tests of one run, as pytest tells a plugin."""
 
-    def __init__(self) -> None:
-        self.passed = 0
-        self.failed: list[str] = []
+    code: int = -1
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.passed += report.when == "call" and report.passed
         if report.failed:
             self.failed.append(report.nodeid.rpartition("::")[2])
+            self.said.append(report.longreprtext)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.said.append(report.longreprtext)
 
 
 def check(run: Run) -> Iterator[Finding]:
@@ -41,37 +54,37 @@ def check(run: Run) -> Iterator[Finding]:
     if run.quick:
         raise SkippedError("a quick run leaves these to the suite")
     yield _finding(
-        "tests that kill a process before one line after the other", "lines", _undo_nothing, "killed_at_any_line"
+        run, "tests that kill a process before one line after the other", "lines", _undo_nothing, "killed_at_any_line"
     )
-    yield _finding("tests of properties, by 400 examples each", "hypothesis", _forget_kinds, "comes_back_exactly")
+    yield _finding(run, "tests of properties, by 400 examples each", "hypothesis", _forget_kinds, "comes_back_exactly")
 
 
-def _finding(figure: str, marked: str, plant: Callable[[], object], planted_in: str) -> Finding:
-    passed, failed = _run_tests(int, "-m", marked)
-    _, caught = _run_tests(plant, "-m", marked, "-k", planted_in, "-x")
+def _finding(run: Run, figure: str, marked: str, plant: Callable[[], object], planted_in: str) -> Finding:
+    real = _run_tests(run, int, "-m", marked)
+    print(*real.said, sep="\n", end="", flush=True)
+    caught = bool(_run_tests(run, plant, "-m", marked, "-k", planted_in, "-x").failed)
     return Finding(
-        figure=f"{passed + len(failed)} {figure}",
+        figure=f"{real.passed + len(real.failed)} {figure}",
         goal="all pass",
-        found="; ".join([f"{passed} passed", *failed]),
-        met=passed > 0 and not failed,
-        planted=f"{bool(caught):d} of 1",
-        caught_all=bool(caught),
+        found="; ".join([f"{real.passed} passed, pytest ended with {real.code}", *real.failed]),
+        met=real.passed > 0 and real.code == pytest.ExitCode.OK,
+        planted=f"{caught:d} of 1",
+        caught_all=caught,
     )
 
 
-def _run_tests(plant: Callable[[], object], *options: str) -> tuple[int, list[str]]:
-    """How many passed, and those that failed, by their names."""
-
-    def run_tests() -> tuple[int, list[str]]:
+def _run_tests(run: Run, plant: Callable[[], object], *options: str) -> _Outcome:
+    def run_tests() -> _Outcome:
         plant()
-        outcomes = _Outcomes()
+        outcome = _Outcome()
         with (
             mock.patch.dict(os.environ, {ALL_LINES: "1"}),
             Path(os.devnull).open("w", encoding="utf-8") as nowhere,
             contextlib.redirect_stdout(nowhere),
         ):
-            pytest.main([*_THOROUGHLY, *options, _TESTS], [outcomes])
-        return outcomes.passed, outcomes.failed
+            seed = f"--hypothesis-seed={run.seed}"
+            outcome.code = int(pytest.main([*_THOROUGHLY, seed, *options, _TESTS], [outcome]))
+        return outcome
 
     with Fork(run_tests) as fork:
         return fork.result(patience=_PATIENCE)

@@ -27,6 +27,8 @@ from maestro_shm.shared.server import LoopServer
 _SILENT: Final = 400
 _STRANGERS: Final = 10
 _AT_MOST_SLOWER: Final = 2.0
+_FAR_SLOWER: Final = 20.0
+"""As with a planted fault. Of few commits a busy machine makes some look slower, too."""
 _LEAVE_SECONDS: Final = 5.0
 _DROP_SECONDS: Final = 3.0
 """How much later than due a stranger may be dropped."""
@@ -48,7 +50,7 @@ def silence(run: Run) -> Iterator[Finding]:
 def _latency(run: Run) -> Finding:
     turns, commits = run.count(full=25, quick=9), run.count(full=3_000, quick=500)
     slower, alone, beside = _slowdown(turns, commits)
-    caught = comes_to_light(lambda _: _slowdown(3, 10, _answer_the_slower_the_more_there_are)[0] > _AT_MOST_SLOWER)
+    caught = _slowdown(3, 10, _answer_the_slower_the_more_there_are)[0] > _FAR_SLOWER
     return Finding(
         figure=f"p99 of {commits:,} honest commits beside {_SILENT} silent clients and a deaf one, in {turns} turns",
         goal=f"at most {_AT_MOST_SLOWER:g} times that without{run.unless_judged}",

@@ -45,7 +45,7 @@ def check(run: Run) -> Iterator[Finding]:
     ]
     creating, swept = sum(one.creating for one in killed), sum(one.swept for one in killed)
     wrong = [fault for one in killed for fault in one.faults]
-    caught = sum(comes_to_light(partial(_is_caught, choices)) for _ in range(faults))
+    caught = sum(comes_to_light(partial(_is_caught, random.Random(choices.getrandbits(64)))) for _ in range(faults))
     yield Finding(
         f"the creator of a private store killed {len(killed)} times, {creating} of them while it connected; {swept} "
         "times it left files that the next one swept",

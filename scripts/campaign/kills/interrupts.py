@@ -61,7 +61,9 @@ def check(run: Run) -> Iterator[Finding]:
     ended = [_end_a_program(choices, _ENDS[number % len(_ENDS)]) for number in range(count)]
     wrong = [fault for one in ended for fault in one.faults]
     connecting = sum(one.connecting for one in ended)
-    caught = sum(comes_to_light(partial(_is_caught, number, choices)) for number in range(faults))
+    caught = sum(
+        comes_to_light(partial(_is_caught, number, random.Random(choices.getrandbits(64)))) for number in range(faults)
+    )
     yield Finding(
         f"a program ended at its terminal {len(ended)} times by Ctrl-C or a hang-up, {connecting} of them while it "
         "connected",

@@ -72,7 +72,9 @@ def torment(directory: Path, choices: random.Random, kills: int) -> tuple[Counts
 
 def _caught(count: int, choices: random.Random) -> int:
     """How many of so many planted faults are found: faulty journals and damaged files in turns."""
-    return sum(comes_to_light(partial(_is_caught, number, choices)) for number in range(count))
+    return sum(
+        comes_to_light(partial(_is_caught, number, random.Random(choices.getrandbits(64)))) for number in range(count)
+    )
 
 
 def _is_caught(number: int, choices: random.Random, _attempt: int) -> bool:

@@ -52,7 +52,10 @@ def check(run: Run) -> Iterator[Finding]:
     outrage = _kill_workers(run.random("workers"), kills, PATIENCE)
     faults = run.count(full=5 * len(_FAULTS), quick=2)
     choices = run.random("planted")
-    caught = sum(comes_to_light(partial(fault.is_caught, choices)) for fault in choices.sample(_FAULTS * 5, faults))
+    caught = sum(
+        comes_to_light(partial(fault.is_caught, random.Random(choices.getrandbits(64))))
+        for fault in choices.sample(_FAULTS * 5, faults)
+    )
     found = [*outrage.effects, *outrage.leaks]
     memory = f"memory {outrage.before.memory >> 10:,} KiB before and {outrage.after.memory >> 10:,} after"
     yield Finding(

@@ -35,7 +35,7 @@ class Fault:
     taste: Taste | None = None
     """What lives bring it to light soon; None for all kinds."""
     is_rare: bool = False
-    """Whether no lives do, but some of tens of thousands of states: a quick run is too short for it."""
+    """Whether it takes tens of thousands of states even so, and minutes: more than a quick run has."""
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
