@@ -124,7 +124,7 @@ class Aggregate:
         where events were truncated, and no snapshot is left of what they did by then.
         """
         if sequence is None:
-            return self._state_in(self.store.at(position=position, time=time), MAX_SEQUENCE)
+            return self._state_at(self.store.at(position=position, time=time))
         if position is not None or time is not None:
             raise InvalidEventError("a past state is asked for by one of sequence, position and time")
         return self._state_in(self.store, sequence)
@@ -188,6 +188,14 @@ class Aggregate:
         # Not the sequence number itself: that cannot tell "no events yet" from a raw event with sequence 0.
         self._next_sequence = 0
         self._snapshot_sequence = 0
+
+    def _state_at(self, past: Store) -> Any:
+        try:
+            return self._state_in(past, MAX_SEQUENCE)
+        except TruncatedError:
+            if (last := past.last_sequence(self.id)) is None:
+                raise
+            return self._state_in(self.store, last)  # a later snapshot may tell what was so then
 
     def _state_in(self, store: Store, sequence: int) -> Any:
         state, _, events = self._read(store, sequence)

@@ -238,8 +238,9 @@ class Store(ABC):
     ) -> Projector:
         """An eventual projection of this name: who runs it, waits for it, or reads its tables.
 
-        It has the events behind `after`, of these types and aggregates, each exactly once. Who only waits or reads need
-        not say what is projected.
+        It has the events behind `after`, of these types and aggregates, each exactly once; where it had those of others
+        until now, whoever runs it gets a `ProjectionError`, but for `rebuild`. Who only waits or reads need not say
+        what is projected.
         """
 
     @abstractmethod

@@ -389,6 +389,21 @@ def test_a_past_state_is_as_of_the_snapshot_at_least(store: ms.Store) -> None:
         root.replay(position=4)
 
 
+def test_a_past_position_is_replayed_by_a_snapshot_that_was_taken_later(store: ms.Store) -> None:
+    root = Counter(store, "counter")
+    told = [root.evaluate(ms.Command("count"))[0] for _ in range(10)]
+    root.snapshot()
+    store.truncate("counter", before=11)
+    assert root.replay(told[-1].sequence) == 10
+    assert root.replay(position=told[-1].position) == 10
+    assert root.replay(time=told[-1].timestamp) == 10
+    store.commit_events([event("another", 1)])
+    root.evaluate(ms.Command("count"))
+    assert root.replay(position=told[-1].position) == 10
+    with pytest.raises(ms.TruncatedError):
+        root.replay(position=told[-2].position)
+
+
 def test_a_transaction_recreates_roots_of_truncated_streams(store: ms.Store) -> None:
     count(store, 5).snapshot()
     count(store, 5, "b").snapshot()

@@ -60,6 +60,7 @@ _LARGE: Final = 64 << 20
 _LEAST_LARGE: Final = 2 * WHOLE_BYTES
 """or from here on where that is a quarter of its file system, as in the shared memory of a container."""
 _AMPLE: Final = 4
+"""There is room enough for a log where so many times its size are free."""
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
 
