@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,20 +46,28 @@ def connect(target: str | os.PathLike[str] | None = None, **options: Any) -> Sto
     `StoreFullError` if there is no room for a new one.
     """
     if target is None:
-        return SharedStore.private(**options)
+        return _opened("a private store", SharedStore.private, options)
     name = name_of(target)
     if name == MemoryStore.target:
-        return MemoryStore(**options)
+        return _opened("a memory: store", MemoryStore, options)
     if is_location(name):
         return _postgres(name, options)
-    return SharedStore.shared(name, **options)
+    return _opened(f"the store {name!r}", partial(SharedStore.shared, name), options)
+
+
+def _opened(what: str, open_store: Callable[..., Store], options: dict[str, Any]) -> Store:
+    known = inspect.signature(open_store).parameters
+    if unknown := options.keys() - known.keys():
+        named = ", ".join(name for name, parameter in known.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY)
+        raise TypeError(f"{what} has no option {min(unknown)!r}; it has {named}")
+    return open_store(**options)
 
 
 def _postgres(url: str, options: dict[str, Any]) -> Store:
     check_driver(url)
     from maestro_shm.postgres.store import PostgresStore  # noqa: PLC0415 (its driver is an extra)
 
-    return PostgresStore.open(url, **options)
+    return _opened("a store in a database", partial(PostgresStore.open, url), options)
 
 
 def destroy(target: str | os.PathLike[str], *, timeout: float = options.DEFAULT_TIMEOUT) -> None:

@@ -153,10 +153,14 @@ class Progress:
                 del table[key]
             table[_SETTINGS] = asdict(wanted)
             return wanted
-        known = Settings(**found)
-        if wanted is not None and wanted != replace(known, id=""):
-            raise SubscriptionError(self._name, f"it was made with {known}, not {wanted}; leave that out, or delete it")
-        return known
+        if wanted is not None:
+            self._refuse_others(found, asdict(wanted))
+        return Settings(**found)
+
+    def _refuse_others(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if others := [name for name in found if name != "id" and found[name] != wanted[name]]:
+            was, now = (", ".join(f"{name}={settings[name]!r}" for name in others) for settings in (found, wanted))
+            raise SubscriptionError(self._name, f"it was made with {was}, not {now}; leave that out, or delete it")
 
     def _check_is_same(self, tx: Any) -> None:
         if (tx.table(self._table).get(_SETTINGS) or {}).get("id") != self._id:

@@ -419,3 +419,17 @@ def test_a_memory_store_is_refused_to_a_fork_whose_commits_nobody_would_see() ->
 def test_a_name_that_a_store_has_not_is_told_as_usual() -> None:
     with ms.connect() as store, pytest.raises(AttributeError, match="'SharedStore' object has no attribute 'commit'"):
         store.commit()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "a private store has no option 'idle_timeout'; it has timeout, max_commit_bytes"),
+        ("memory:", "a memory: store has no option 'idle_timeout'; it has max_commit_bytes"),
+        ("postgresql://h", "a store in a database has no option 'idle_timeout'; it has timeout, allow_reset, "),
+    ],
+)
+def test_an_option_that_a_target_has_not_is_refused_with_those_that_it_has(target: str | None, message: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        ms.connect(target, idle_timeout=3)
+    assert str(caught.value).startswith(message)

@@ -305,9 +305,14 @@ def test_a_subscription_must_be_made_before_it_is_used(store: ms.Store) -> None:
 def test_what_a_subscription_was_made_with_is_fixed(store: ms.Store) -> None:
     store.subscription("billing", 2, types=["b", "a"])
     store.subscription("billing", 2, types={"a", "b"})
-    for wrong in ({"partitions": 3}, {"partitions": 2, "types": ["a"]}, {"partitions": 2, "after": 1}):
-        with pytest.raises(ms.SubscriptionError, match="it was made with"):
+    for wrong, told in (
+        ({"partitions": 3}, "partitions=2, not partitions=3"),
+        ({"partitions": 2, "types": ["a"]}, "types=('a', 'b'), not types=('a',)"),
+        ({"partitions": 1, "after": 1}, "partitions=2, after=0, not partitions=1, after=1"),
+    ):
+        with pytest.raises(ms.SubscriptionError) as caught:
             store.subscription("billing", **{"types": ["a", "b"]} | wrong)
+        assert caught.value.reason == f"it was made with {told}; leave that out, or delete it"
 
 
 def test_subscriptions_of_different_names_know_nothing_of_each_other(store: ms.Store) -> None:

@@ -147,7 +147,9 @@ class LoopServer(managers.Server):
         """Remove the store, unless others are connected."""
         others = sum(peer.is_known for peer in self._peers) - 1
         if others:
-            raise StoreUnavailableError(str(self.journal.directory), f"still in use by {others} other connections")
+            raise StoreUnavailableError(
+                str(self.journal.directory), f"still in use by {others} other connections; close them first"
+            )
         self._end_store()
 
     def stop(self) -> None:
