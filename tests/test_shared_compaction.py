@@ -104,7 +104,7 @@ def test_what_is_live_stays_and_the_rest_gives_its_space_back(books: Books) -> N
         books.check()
 
 
-def test_a_store_without_anything_is_compacted(tmp_path: Path) -> None:
+def test_a_store_without_anything_is_being_compacted(tmp_path: Path) -> None:
     with Books(tmp_path) as books:
         books.compact()
         books.check()
@@ -687,7 +687,7 @@ class Counter(ms.Aggregate):
         return state + 1
 
 
-def test_everybody_goes_on_while_a_store_is_compacted() -> None:
+def test_everybody_goes_on_while_a_store_is_being_compacted() -> None:
     with ms.connect() as store, store.subscribe() as subscription:
         root = Counter(store, "a")
         stop = threading.Event()
@@ -715,7 +715,7 @@ def count_until(root: Counter, stop: threading.Event) -> None:
         root.evaluate(ms.Command("count"))
 
 
-def test_who_waits_goes_on_waiting_while_a_store_is_compacted() -> None:
+def test_who_waits_goes_on_waiting_while_a_store_is_being_compacted() -> None:
     with ms.connect() as store:
         store.commit_events([event("a", number) for number in range(1, 10)])
         done: list[bool] = []
@@ -796,12 +796,28 @@ def test_a_store_that_is_mostly_dead_never_fills_a_containers_memory_for_good(co
     ms.destroy(containers_memory / "store")
 
 
-@pytest.mark.parametrize(("available", "is_dead"), [(40, True), (20, True), (20, False)])
+@pytest.mark.parametrize(
+    ("available", "is_dead", "is_being_compacted", "is_refused"),
+    [
+        (40, True, False, False),
+        (20, True, False, True),
+        (20, False, False, False),
+        (5, True, False, False),  # that it needs is not there
+        (5, True, True, True),
+    ],
+)
 def test_a_log_that_is_mostly_dead_leaves_the_room_that_its_compaction_needs(
-    in_memory: Path, monkeypatch: pytest.MonkeyPatch, available: int, *, is_dead: bool
+    in_memory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    available: int,
+    *,
+    is_dead: bool,
+    is_being_compacted: bool,
+    is_refused: bool,
 ) -> None:
     monkeypatch.setattr(writer, "room_of", lambda _: Room(64 << 20, available << 20))
     with Books(in_memory) as books:
+        books.journal.is_being_compacted = is_being_compacted
 
         def commit_much(number: int) -> None:
             if is_dead:
@@ -809,7 +825,6 @@ def test_a_log_that_is_mostly_dead_leaves_the_room_that_its_compaction_needs(
             else:
                 books.commit(("a", number, "x" * 900_000))
 
-        is_refused = available < 16 + 8 and is_dead
         for number in range(1, 40):
             try:
                 commit_much(number)

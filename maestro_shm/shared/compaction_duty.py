@@ -56,6 +56,7 @@ class CompactionDuty:
         """Begin what is due, and remove what is."""
         if self._compactor is not None and self._compactor.has_ended:
             self._compactor = None
+            self._journal.is_being_compacted = False
             if self._journal.number != self._former:
                 self._due, self._due_without_room = now + _PAUSE * (now - self._begun), now
         is_due = now >= self._sweep_due or (self._sweep_due < math.inf and self._journal.is_short_of_room)
@@ -70,6 +71,7 @@ class CompactionDuty:
             self._journal.lacks_room = False
             try:
                 self._compactor = launch.Compactor(self._journal.directory)
+                self._journal.is_being_compacted = True
             except StoreError:
                 self._complaints.about_exception()
 

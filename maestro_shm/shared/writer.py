@@ -89,6 +89,8 @@ class Writer:
         """There are commits that are neither on the disk nor published."""
         self._disk_error: DiskError | None = None
         self._succession: Succession | None = None
+        self.is_being_compacted = False
+        """A process is about it."""
         self.lacks_room = False
         """A commit was refused for the sake of a compaction, which has not begun yet."""
         self.is_broken = False
@@ -420,13 +422,17 @@ class Writer:
         self.is_unsettled = False
 
     def _leave_room_to_compact(self) -> None:
-        """Refuse to grow rather than to take the room that a compaction needs: nothing else would give any back."""
+        """Refuse to grow rather than to take the room that a compaction needs: nothing else would give any back.
+
+        Not where that is much, since it would take long, nor where it is not there any more, unless it is in use.
+        """
         live = self._written[3] - self._words[DEAD]
-        beside = self._files.index.words.nbytes + 8 * self._written[2] + WHOLE_BYTES
-        needed = LARGEST_STEP + live + beside
-        if (available := room_of(self.directory).available) < needed:
+        for_it = live + WHOLE_BYTES + self._files.index.words.nbytes + 8 * self._written[2]
+        available = room_of(self.directory).available
+        can_be_compacted = for_it <= _LARGE and (self.is_being_compacted or available >= for_it)
+        if can_be_compacted and available < for_it + LARGEST_STEP:
             self.lacks_room = True
-            raise StoreFullError(str(self.directory), needed, available)
+            raise StoreFullError(str(self.directory), for_it + LARGEST_STEP, available)
 
     def _reserve(self, draft: Draft, last_position: int) -> Sequence[Claim]:
         """Do whatever can fail, for want of room or for damage.
