@@ -91,6 +91,12 @@ class ProjectionState:
         payload = cut.entry(_STATES, self._key(self.live(cut))).payload
         return self._wanted.after if payload is None else _Version(*codec.unpack(payload)[0]).checkpoint
 
+    def check_selected(self, cut: Cut) -> None:
+        """Raise `ProjectionError` if the live version is of other events."""
+        payload = cut.entry(_STATES, self._key(self.live(cut))).payload
+        if payload is not None:
+            self._check_selected(_Version(*codec.unpack(payload)[0]).selected)
+
     def physical(self, cut: Cut, table: str) -> str:
         """What a table of the live version is called."""
         return self._prefix(self.live(cut)) + table

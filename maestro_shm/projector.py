@@ -63,6 +63,7 @@ class Projector:
     def catch_up(self) -> int:
         """Project what there is, and return up to which position."""
         last = self._store.last_position
+        self._state.check_selected(self._store._cut())
         while self.position < last:
             self._check_incarnation()
             self._state.advance()

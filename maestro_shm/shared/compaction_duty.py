@@ -20,9 +20,9 @@ _GRACE: Final = 60.0
 _PAUSE: Final = 3
 """Between two that nobody asked for, as a multiple of what the first took: the store is to have most of the time."""
 _PAUSE_IN_VAIN: Final = 300.0
-"""Seconds from the beginning of one to the next, where the first has come to nothing;"""
-_PAUSE_WITHOUT_ROOM: Final = 5.0
-"""or sooner, where commits are refused until there is room."""
+"""Seconds from the beginning of one to the next, where the first has come to nothing."""
+_LONGEST_WAIT: Final = 30.0
+"""Seconds for which commits are refused for the sake of one that is under way."""
 
 
 class CompactionDuty:
@@ -34,6 +34,7 @@ class CompactionDuty:
 
     def __init__(self, journal: Journal, complaints: Complaints) -> None:
         self._journal = journal
+        journal.leaves_room = True
         self._complaints = complaints
         self._sweep_due = 0.0  # what a former server may have left
         self._compactor: launch.Compactor | None = None
@@ -56,24 +57,38 @@ class CompactionDuty:
         """Begin what is due, and remove what is."""
         if self._compactor is not None and self._compactor.has_ended:
             self._compactor = None
-            self._journal.is_being_compacted = False
-            if self._journal.number != self._former:
-                self._due, self._due_without_room = now + _PAUSE * (now - self._begun), now
+            self._note_end(now, has_succeeded=self._journal.number != self._former)
+        elif self._compactor is not None and now - self._begun > _LONGEST_WAIT:
+            self._journal.leaves_room = False
         is_due = now >= self._sweep_due or (self._sweep_due < math.inf and self._journal.is_short_of_room)
         if is_due and not self._journal.goes_over():
             self._sweep_due = math.inf
             if former := self._journal.former_files():
                 _aside(partial(_remove, former))
-        due = self._due_without_room if self._journal.lacks_room else self._due
-        if self._compactor is None and now >= due and self._journal.is_mostly_dead:
-            self._begun, self._former = now, self._journal.number
-            self._due, self._due_without_room = now + _PAUSE_IN_VAIN, now + _PAUSE_WITHOUT_ROOM
-            self._journal.lacks_room = False
-            try:
-                self._compactor = launch.Compactor(self._journal.directory)
-                self._journal.is_being_compacted = True
-            except StoreError:
-                self._complaints.about_exception()
+        if self._compactor is None and self._is_due(now):
+            self._begin(now)
+
+    def _is_due(self, now: float) -> bool:
+        if self._journal.lacks_room:
+            return now >= self._due_without_room
+        return now >= self._due and self._journal.is_mostly_dead
+
+    def _begin(self, now: float) -> None:
+        self._begun, self._former = now, self._journal.number
+        self._due = self._due_without_room = now + _PAUSE_IN_VAIN
+        self._journal.lacks_room = False
+        try:
+            self._compactor = launch.Compactor(self._journal.directory)
+            self._journal.is_being_compacted = True
+        except StoreError:
+            self._complaints.about_exception()
+            self._journal.leaves_room = False
+
+    def _note_end(self, now: float, *, has_succeeded: bool) -> None:
+        self._journal.is_being_compacted = False
+        self._journal.leaves_room = has_succeeded  # what comes to nothing is not worth a refused commit
+        if has_succeeded:
+            self._due, self._due_without_room = now + _PAUSE * (now - self._begun), now
 
 
 def _aside(work: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from maestro_shm.shared import frame as frames
 from maestro_shm.shared import header as head
 from maestro_shm.shared import index as tables
 from maestro_shm.shared.draft import Draft
-from maestro_shm.shared.frame import EVENT, FLOOR, Frame, Record
+from maestro_shm.shared.frame import ENTRY, EVENT, FLOOR, SNAPSHOT, Frame, Record
 from maestro_shm.shared.heads import Heads
 from maestro_shm.shared.index import Claim
 from maestro_shm.shared.recovery import WriterFiles
@@ -43,6 +43,7 @@ class Copyist:
         placed = [(event.position, offset) for event, offset in zip(events, draft.offsets, strict=True)]
         files.positions.put_apart(last, frame.first_position, placed)
         self._heads.note(draft.heads)
+        words[head.DEAD] += draft.dead
         self._note(frame, records, draft.end, events[-1].position if events else last)
 
     def _note(self, frame: Frame, records: Sequence[Record], end: int, last_position: int) -> None:
@@ -65,9 +66,12 @@ class Copyist:
         draft = Draft(offset)
         for _, kind, key, sequence, _, position, timestamp, payload in records:
             before = draft.heads_of(kind).get(key) or self._heads.get(kind, key)
+            start = draft.end
             if kind == EVENT:
-                draft.offsets.append(draft.end)
+                draft.offsets.append(start)
             draft.add(kind, key, before, sequence, position, timestamp, payload)
+            if before[1] and kind in (SNAPSHOT, ENTRY):  # among the newest commits, which stay whole
+                draft.dead += draft.end - start
         return draft
 
     def _claim(self, draft: Draft) -> list[Claim]:

@@ -137,11 +137,13 @@ def make(path: Path, settings: Settings) -> None:
     """Make the directory and the store in it, unless they are there.
 
     Several may do so at once: each file appears whole and stays as it appeared first. Raises `StoreUnavailableError`
-    if it cannot be a store of this user, and `StoreFullError`, which leaves no new directory.
+    if it cannot be a store of this user, and `StoreFullError`, which leaves no new directory that is empty.
     """
+    is_new = False
     try:
         with room_for(path, PAGE):
             path.mkdir(mode=0o700)
+            is_new = True
     except FileExistsError:
         check(path, may_be_empty=True)
     except OSError as error:
@@ -152,8 +154,9 @@ def make(path: Path, settings: Settings) -> None:
     except FileNotFoundError:
         raise VanishedError(str(path)) from None
     except StoreFullError:
-        with contextlib.suppress(OSError):  # somebody else has begun a store in it
-            path.rmdir()
+        if is_new:
+            with contextlib.suppress(OSError):  # somebody has begun a store in it
+                path.rmdir()
         raise
     except OSError as error:
         raise StoreUnavailableError(str(path), f"cannot write into its directory: {error.strerror}") from None

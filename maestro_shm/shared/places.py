@@ -64,7 +64,7 @@ def warn_if_small() -> None:
             f"shared memory in {str(_root())!r} has room for {size >> 20} MiB in all; when it is full, commits raise "
             "StoreFullError. Give it more (docker run --shm-size=1g), or connect to a path on a disk",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

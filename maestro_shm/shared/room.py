@@ -18,8 +18,11 @@ class Room(NamedTuple):
 
 
 def room_of(directory: Path) -> Room:
-    """That of the file system on which a directory lies."""
-    usage = os.statvfs(directory)
+    """That of the file system on which a directory lies; without limit where that cannot be learnt."""
+    try:
+        usage = os.statvfs(directory)
+    except OSError:
+        return Room(_UNLIMITED, _UNLIMITED)
     if not usage.f_blocks:
         return Room(_UNLIMITED, _UNLIMITED)
     return Room(usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize)

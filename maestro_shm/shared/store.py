@@ -149,9 +149,10 @@ class SharedStore(Backend):
         if id(self) in all_running():
             refuse_within(self, "a commit")
         try:
-            is_small = len(event[3]) <= _MOST_BY_MAIL
-            stored = self._proxy.commit_event(event, self._reader.view.note) if is_small else None
-            return stored or self._commit_events([event])
+            if len(event[3]) > _MOST_BY_MAIL:
+                return self._commit_events([event])
+            # At once: its outcome is not open any more when it has come from the proxy.
+            return self._proxy.commit_event(event, self._reader.view.note) or self._commit_events([event])
         except StoreUnavailableError:
             self._check_is_there()
             raise
@@ -194,8 +195,12 @@ class SharedStore(Backend):
     def _check_is_there(self) -> None:
         """Raise `StoreClosedError` where a call has failed since the store is no more: it would fail again."""
         self._check_open()  # another thread may have closed it meanwhile
-        if not self.directory.exists():
+        try:
+            self.directory.stat()
+        except FileNotFoundError:
             raise StoreClosedError(self.target) from None
+        except OSError:  # it tells nothing of the store
+            pass
 
     def _cut(self) -> Cut:
         self._check_open()

@@ -60,7 +60,12 @@ _LARGE: Final = 64 << 20
 _LEAST_LARGE: Final = 2 * WHOLE_BYTES
 """or from here on where that is a quarter of its file system, as in the shared memory of a container."""
 _AMPLE: Final = 4
-"""There is room enough for a log where so many times its size are free."""
+"""There is room enough for a log where so many times its size are free,"""
+_AMPLE_FOR_ALL: Final = 1 << 30
+"""or so many bytes."""
+_LEAST_GAIN: Final = 1 << 20
+_MARGIN: Final = 2 * LARGEST_STEP
+"""What a log may grow by at once, and as much again for what is committed while it is compacted."""
 _Figures = tuple[int, int, int, int]
 """After a commit: the clock, the number of streams, the last position, and the offset where the log ends."""
 
@@ -89,10 +94,12 @@ class Writer:
         """There are commits that are neither on the disk nor published."""
         self._disk_error: DiskError | None = None
         self._succession: Succession | None = None
+        self.leaves_room = False
+        """Whether it is left to a compaction: only somebody who sees to that may say so."""
         self.is_being_compacted = False
         """A process is about it."""
         self.lacks_room = False
-        """A commit was refused for the sake of a compaction, which has not begun yet."""
+        """A commit was refused that a compaction could make room for, and none has begun since."""
         self.is_broken = False
         """A commit or reset failed half-way. The server has to leave, so that the next one's recovery undoes it."""
         self._use(files)
@@ -214,9 +221,14 @@ class Writer:
         return self._written[3] >= self._large and self._words[DEAD] * 2 > self._written[3]
 
     @property
+    def _has_much_dead(self) -> bool:
+        """Whether a compaction gives anything back: the newest bytes stay as they are."""
+        return self._words[DEAD] > WHOLE_BYTES + _LEAST_GAIN
+
+    @property
     def is_short_of_room(self) -> bool:
         """Whether the file system is nearly full, for a store of this size."""
-        return room_of(self.directory).available < _AMPLE * self._written[3]
+        return room_of(self.directory).available < min(_AMPLE * self._written[3], _AMPLE_FOR_ALL)
 
     def goes_over(self) -> bool:
         """Whether the next set of files is nearly there."""
@@ -317,6 +329,7 @@ class Writer:
         self._written = words[CLOCK], words[AGGREGATES], words[LAST_POSITION], words[PUBLISHED]
         self._latest = self._latest_in_log()
         self._log_room = self._positions_room = 0
+        self.lacks_room = False
         self._longest_frame = self.max_commit_bytes + frames.FRAME_HEADER.size
         self._large = min(_LARGE, max(_LEAST_LARGE, room_of(self.directory).size // 4))
 
@@ -430,9 +443,8 @@ class Writer:
         for_it = live + WHOLE_BYTES + self._files.index.words.nbytes + 8 * self._written[2]
         available = room_of(self.directory).available
         can_be_compacted = for_it <= _LARGE and (self.is_being_compacted or available >= for_it)
-        if can_be_compacted and available < for_it + LARGEST_STEP:
-            self.lacks_room = True
-            raise StoreFullError(str(self.directory), for_it + LARGEST_STEP, available)
+        if can_be_compacted and available < for_it + _MARGIN:
+            raise StoreFullError(str(self.directory), for_it + _MARGIN, available)
 
     def _reserve(self, draft: Draft, last_position: int) -> Sequence[Claim]:
         """Do whatever can fail, for want of room or for damage.
@@ -442,14 +454,17 @@ class Writer:
         generation = self._words[GENERATION]
         files = self._files
         self._log_room = self._positions_room = 0
-        if self.is_mostly_dead and files.log.grows_by(draft.end):
-            self._leave_room_to_compact()
         try:
+            if self.leaves_room and self._has_much_dead and files.log.grows_by(draft.end):
+                self._leave_room_to_compact()
             log_room = files.log.reserve(draft.end)
             positions_room = files.positions.reserve(last_position)
             files.index.reserve(draft.new_keys)
         except DiskError:
             self._words[DISK_FAILED] = 1
+            raise
+        except StoreFullError:
+            self.lacks_room = self._has_much_dead
             raise
         finally:
             words_hold = self._words[GENERATION] == generation
