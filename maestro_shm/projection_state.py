@@ -79,6 +79,11 @@ class ProjectionState:
         self._name = name
         self._projection = projection
         self._wanted = wanted
+        self._selected: _Selected = (
+            None if wanted.types is None else tuple(sorted(wanted.types)),
+            wanted.aggregate_prefix,
+        )
+        self._not_begun = _Version(wanted.after, (), self._selected)
         self._batch = _LARGEST_BATCH
 
     def live(self, cut: Cut) -> int:
@@ -88,14 +93,11 @@ class ProjectionState:
 
     def checkpoint(self, cut: Cut) -> int:
         """How far the live version is."""
-        payload = cut.entry(_STATES, self._key(self.live(cut))).payload
-        return self._wanted.after if payload is None else _Version(*codec.unpack(payload)[0]).checkpoint
+        return self._live_version(cut).checkpoint
 
     def check_selected(self, cut: Cut) -> None:
         """Raise `ProjectionError` if the live version is of other events."""
-        payload = cut.entry(_STATES, self._key(self.live(cut))).payload
-        if payload is not None:
-            self._check_selected(_Version(*codec.unpack(payload)[0]).selected)
+        self._check_selected(self._live_version(cut).selected)
 
     def physical(self, cut: Cut, table: str) -> str:
         """What a table of the live version is called."""
@@ -147,8 +149,12 @@ class ProjectionState:
     def _prefix(self, version: int) -> str:
         return f"maestro_shm/projection/{self._name}/{version}/"
 
+    def _live_version(self, cut: Cut) -> _Version:
+        payload = cut.entry(_STATES, self._key(self.live(cut))).payload
+        return self._not_begun if payload is None else _Version(*codec.unpack(payload)[0])
+
     def _version(self, tx: Any, version: int) -> _Version:
-        return _Version(*tx.table(_STATES).get(self._key(version), (self._wanted.after, (), self._selected)))
+        return _Version(*tx.table(_STATES).get(self._key(version), self._not_begun))
 
     def _advance(self, tx: Any, version: int | None, batch: int) -> bool:
         states = tx.table(_STATES)
@@ -170,11 +176,6 @@ class ProjectionState:
             return False
         states[self._key(version)] = (read_up_to, tuple(sorted({*tables, *used.names})), self._selected)
         return True
-
-    @property
-    def _selected(self) -> _Selected:
-        types = self._wanted.types
-        return None if types is None else tuple(sorted(types)), self._wanted.aggregate_prefix
 
     def _check_selected(self, selected: _Selected) -> None:
         """With one checkpoint for two selections each would pass over events that only the other one has seen."""

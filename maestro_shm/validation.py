@@ -18,8 +18,8 @@ MAX_ID_BYTES: Final = 2**16 - 1
 
 
 _PLAIN_ID_LENGTH: Final = 64
-PLAIN_ID_BYTES: Final = 4 * _PLAIN_ID_LENGTH
-"""The longest aggregate id of a plain event, in UTF-8."""
+_BESIDE_PLAIN_PAYLOAD: Final = 4 * _PLAIN_ID_LENGTH + RECORD_OVERHEAD
+"""What else of a plain event may count towards the size of its commit, with the longest id in UTF-8."""
 _PLAIN: Final = (int, bool, float, str, type(None))
 
 
@@ -54,15 +54,10 @@ def pack_events(events: Iterable[Event], limit: int) -> list[PackedEvent]:
     return packed
 
 
-def most_plain_bytes(limit: int) -> int:
-    """How large the payload of a plain event may be, whatever its id, where a commit may have `limit` bytes."""
-    return limit - PLAIN_ID_BYTES - RECORD_OVERHEAD
-
-
-def pack_plain(event: Event, most_bytes: int) -> PackedEvent | None:
+def pack_plain(event: Event, limit: int) -> PackedEvent | None:
     """Check and pack an event that is committed alone, if it is plain; else None, and `pack_events` has to look at it.
 
-    Plain is one without timestamp that breaks no rule, with a short id and a payload of at most `most_bytes`. Most
+    Plain is one without timestamp that breaks no rule, with a short id, and within `limit` bytes whatever that is. Most
     commits are of one of these, and what they cost a process is how much code they touch: so this is one function.
     """
     if type(event) is not Event:
@@ -84,7 +79,7 @@ def pack_plain(event: Event, most_bytes: int) -> PackedEvent | None:
         payload = codec.pack_event(event)
     except (codec.UnstorableError, UnicodeEncodeError):
         return None
-    return (aggregate_id, sequence, None, payload) if len(payload) <= most_bytes else None
+    return (aggregate_id, sequence, None, payload) if len(payload) + _BESIDE_PLAIN_PAYLOAD <= limit else None
 
 
 def pack_snapshot(snapshot: Snapshot, limit: int) -> bytes:

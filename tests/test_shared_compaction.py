@@ -104,7 +104,7 @@ def test_what_is_live_stays_and_the_rest_gives_its_space_back(books: Books) -> N
         books.check()
 
 
-def test_a_store_without_anything_is_being_compacted(tmp_path: Path) -> None:
+def test_a_store_without_anything_is_compacted(tmp_path: Path) -> None:
     with Books(tmp_path) as books:
         books.compact()
         books.check()
@@ -687,7 +687,7 @@ class Counter(ms.Aggregate):
         return state + 1
 
 
-def test_everybody_goes_on_while_a_store_is_being_compacted() -> None:
+def test_everybody_goes_on_while_a_store_is_compacted() -> None:
     with ms.connect() as store, store.subscribe() as subscription:
         root = Counter(store, "a")
         stop = threading.Event()
@@ -715,7 +715,7 @@ def count_until(root: Counter, stop: threading.Event) -> None:
         root.evaluate(ms.Command("count"))
 
 
-def test_who_waits_goes_on_waiting_while_a_store_is_being_compacted() -> None:
+def test_who_waits_goes_on_waiting_while_a_store_is_compacted() -> None:
     with ms.connect() as store:
         store.commit_events([event("a", number) for number in range(1, 10)])
         done: list[bool] = []

@@ -31,10 +31,10 @@ from maestro_shm.records import Event, set_position, set_timestamp
 from maestro_shm.shared import election, wire
 from maestro_shm.shared.own_process import note as note_process
 from maestro_shm.shared.own_process import own
-from maestro_shm.shared.plain_commit import REPLY, REPLY_BYTES, REQUEST, pack_request, unpack_reply
+from maestro_shm.shared.plain_commit import KEY_AT, REPLY, REPLY_BYTES, REQUEST, pack_request, unpack_reply
 from maestro_shm.shared.rivalry import Rivalries
 from maestro_shm.shared.rows import ChangeRow, ReadRow, Row
-from maestro_shm.shared.transport import SERIALIZER, DeadlineError, Line
+from maestro_shm.shared.transport import LARGEST_SENT, SERIALIZER, DeadlineError, Line
 from maestro_shm.vigil import Vigil
 
 _BROKEN: Final = (ConnectionError, EOFError)
@@ -84,11 +84,18 @@ class StoreProxy(managers.BaseProxy):
     def commit_event(self, row: Row, note: Callable[[str, int, int], None]) -> list[Event] | None:
         """What `commit_events` does with one event without timestamp, by as little code as can be: the event as stored.
 
-        See ARCHITECTURE.md for why. None, and nothing is done, where the very same call is open, or there is no line at
-        rest. Raises as `commit_events` does. Aggregate, sequence and offset are noted if the server tells the offset.
+        See ARCHITECTURE.md for why. None, and nothing is done, where the very same call is open, there is no line at
+        rest, or the message is too large for `Line.send`. Raises as `commit_events` does. Aggregate, sequence and
+        offset are noted if the server tells the offset.
         """
         open_calls = self._open_calls  # a fork of this process in mid-call has others
-        if self._process != own[0] or (open_calls and ("commit_events", row) in open_calls):
+        aggregate_id, sequence, _, payload = row
+        key = aggregate_id.encode()
+        if (
+            self._process != own[0]
+            or (open_calls and ("commit_events", row) in open_calls)
+            or KEY_AT + len(key) + len(payload) > LARGEST_SENT
+        ):
             return None
         try:
             line = self._at_rest.pop()
@@ -98,8 +105,6 @@ class StoreProxy(managers.BaseProxy):
         number = next(numbers)
         commit_id = client_id + number.to_bytes(8)
         deadline = time.monotonic() + self._timeout
-        aggregate_id, sequence, _, payload = row
-        key = aggregate_id.encode()
         try:  # from here to its end as in `carry_out`
             message: tuple[Any, ...] | None
             try:

@@ -27,19 +27,16 @@ from maestro_shm.shared import directory as directories
 from maestro_shm.shared import election, launch, places
 from maestro_shm.shared.directory import Settings, VanishedError
 from maestro_shm.shared.file_leases import FileLeases
-from maestro_shm.shared.plain_commit import KEY_AT
 from maestro_shm.shared.proxy import StoreProxy
 from maestro_shm.shared.reader import Reader
 from maestro_shm.shared.rows import rows_of
-from maestro_shm.shared.transport import LARGEST_SENT, Line
+from maestro_shm.shared.transport import Line
 from maestro_shm.shared.turn_attempts import TurnAttempts
 from maestro_shm.submissions import Outcome
 from maestro_shm.transaction import all_running, refuse_within
 from maestro_shm.validation import PackedEvent
 from maestro_shm.vigil import Vigil
 
-_MOST_BY_MAIL: Final = LARGEST_SENT - KEY_AT - validation.PLAIN_ID_BYTES
-"""How large the payload of a plain event may be for its commit to fit into a mailbox."""
 _ABANDON_SECONDS: Final = 2.0
 """How long to wait for the server of a private store that could not be opened. It ends by itself with this process."""
 
@@ -50,7 +47,6 @@ class SharedStore(Backend):
     _proxy: StoreProxy
     _reader: Reader
     _max_commit_bytes: int
-    _plain_bytes: int
 
     def __init__(self, target: str, directory: Path, *, timeout: float, allow_reset: bool) -> None:
         """A handle that connects when it is first used."""
@@ -144,13 +140,11 @@ class SharedStore(Backend):
     def commit_events(self, events: Iterable[Event]) -> list[Event]:
         if self._closed or type(events) is not list or len(events) != 1:
             return super().commit_events(events)
-        if (event := validation.pack_plain(events[0], self._plain_bytes)) is None:
+        if (event := validation.pack_plain(events[0], self._max_commit_bytes)) is None:
             return super().commit_events(events)
         if id(self) in all_running():
             refuse_within(self, "a commit")
         try:
-            if len(event[3]) > _MOST_BY_MAIL:
-                return self._commit_events([event])
             # At once: its outcome is not open any more when it has come from the proxy.
             return self._proxy.commit_event(event, self._reader.view.note) or self._commit_events([event])
         except StoreUnavailableError:
@@ -185,8 +179,8 @@ class SharedStore(Backend):
         return _handle, self._key
 
     def __getattr__(self, name: str) -> Any:
-        """Connect when one of the four that need it is first asked for."""
-        if name not in ("_proxy", "_reader", "_max_commit_bytes", "_plain_bytes"):
+        """Connect when one of the three that need it is first asked for."""
+        if name not in ("_proxy", "_reader", "_max_commit_bytes"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         self._check_open()
         self._use(election.attach(self.directory, time.monotonic() + self._timeout))
@@ -296,7 +290,6 @@ class SharedStore(Backend):
             proxy.close()
             raise
         self._max_commit_bytes = self._reader.max_commit_bytes()
-        self._plain_bytes = validation.most_plain_bytes(self._max_commit_bytes)
         self._proxy = proxy
         if self._closed:  # by another thread, which could not close this
             self._let_go()
